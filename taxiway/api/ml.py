@@ -1,0 +1,395 @@
+"""ML v1: jobs, models, versions, operations. Every method of `discovery.METHODS` is a route; one that is known and not
+offered yet is refused by its name.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from taxiway import environments, errors, names, schemas
+from taxiway.api import discovery, wire
+from taxiway.api.call import SIGNED_IN, Call, Route
+from taxiway.api.discovery import Method
+from taxiway.iam import policies, projects
+from taxiway.jobs import queue, training
+from taxiway.jobs.states import State
+from taxiway.models import copies, registry
+
+META = "google.cloud.ml.v1.OperationMetadata"
+OUTPUT_ONLY = {"create_time", "state", "error_message", "is_default", "etag", "last_use_time"}
+FRAMEWORKS = {None: "tensorflow", "FRAMEWORK_UNSPECIFIED": "tensorflow", "TENSORFLOW": "tensorflow"}
+VERSIONS_LATER = (  # fields of Version that are understood and not offered yet
+    "accelerator_config",
+    "auto_scaling",
+    "container",
+    "explanation_config",
+    "manual_scaling",
+    "package_uris",
+    "prediction_class",
+    "request_logging_config",
+    "routes",
+    "service_account",
+)
+
+# --- project ---
+
+
+def get_config(call: Call) -> dict[str, Any]:
+    project = projects.get(call.house.db, call.path["project"])
+    return wire.write(
+        schemas.GetConfigResponse(
+            service_account=projects.service_agent(project.number), service_account_project=project.number
+        )
+    )
+
+
+# --- jobs ---
+
+
+def create_job(call: Call) -> dict[str, Any]:
+    project = projects.get(call.house.db, call.path["project"])
+    checked = training.check(call.house.db, project, wire.read(schemas.Job, call.body))
+    job = queue.create(
+        call.house.db,
+        project.id,
+        checked.id,
+        checked.training,
+        checked.labels,
+        creator=call.who.member,
+        now=call.now,
+    )
+    call.house.worker.wake()
+    return _job(call, job)
+
+
+def get_job(call: Call) -> dict[str, Any]:
+    return _job(call, queue.get(call.house.db, call.path["project"], call.path["job"]))
+
+
+def list_jobs(call: Call) -> dict[str, Any]:
+    if call.query.get("filter"):
+        raise errors.Unimplemented("projects.jobs.list does not offer filter yet; leave it out.")
+    size = wire.page_size(call.query)
+    key = wire.page_key(call.query, tuple[int])
+    found = queue.newest(call.house.db, call.path["project"], limit=size + 1, before=key[0] if key else None)
+    return wire.page("jobs", found, size, lambda job: (job.position,), lambda job: _job(call, job))
+
+
+def cancel_job(call: Call) -> dict[str, Any]:
+    queue.cancel(call.house.db, call.path["project"], call.path["job"], now=call.now)
+    call.house.worker.wake()
+    return {}
+
+
+def _job(call: Call, job: queue.Job) -> dict[str, Any]:
+    position = queue.ahead(call.house.db, job) if job.state is State.QUEUED else None
+    return wire.write(
+        schemas.Job(
+            job_id=job.id,
+            training_input=job.training,
+            create_time=job.created,
+            start_time=job.started,
+            end_time=job.ended,
+            state=job.state.value,
+            error_message=job.error or "",
+            job_position=position,
+            labels=job.labels,
+            etag=_etag(job.etag),
+            training_output=schemas.TrainingOutput() if job.ended else None,
+        )
+    )
+
+
+# --- models ---
+
+
+def create_model(call: Call) -> dict[str, Any]:
+    project = projects.get(call.house.db, call.path["project"])
+    told = wire.read(schemas.Model, call.body)
+    faults: list[tuple[str, str]] = []
+    _gather(faults, lambda: names.ml_name(told.name, "model.name"))
+    _gather(faults, lambda: names.labels(told.labels, "model.labels"))
+    for region in told.regions:
+        _gather(faults, lambda region=region: names.region(region, "model.regions"))  # type: ignore[misc]
+    if len(told.regions) > 1:
+        faults.append(("model.regions", "must name one region; a model is deployed in one."))
+    if faults:
+        raise errors.InvalidArgument(faults=faults)
+    kept = msgspec.structs.replace(told, default_version=None, etag=b"", regions=told.regions or ("us-central1",))
+    return _model(call, registry.create_model(call.house.db, project.id, told.name, kept, now=call.now))
+
+
+def get_model(call: Call) -> dict[str, Any]:
+    return _model(call, registry.get_model(call.house.db, call.path["project"], call.path["model"]))
+
+
+def list_models(call: Call) -> dict[str, Any]:
+    size = wire.page_size(call.query)
+    key = wire.page_key(call.query, tuple[str])
+    found = registry.list_models(call.house.db, call.path["project"], limit=size + 1, after=key[0] if key else "")
+    return wire.page("models", found, size, lambda model: (model.name,), lambda model: _model(call, model))
+
+
+def delete_model(call: Call) -> dict[str, Any]:
+    found = registry.delete_model(call.house.db, call.path["project"], call.path["model"], now=call.now)
+    return _operation(call, found)
+
+
+def _model(call: Call, model: registry.Model) -> dict[str, Any]:
+    default = None
+    if model.default_version:
+        version = registry.get_version(call.house.db, model.project, model.name, model.default_version)
+        default = _version_message(version, default=True)
+    return wire.write(
+        msgspec.structs.replace(
+            model.resource,
+            name=names.model_name(model.project, model.name),
+            default_version=default,
+            etag=_etag(model.etag),
+        )
+    )
+
+
+# --- versions ---
+
+
+def create_version(call: Call) -> dict[str, Any]:
+    """Everything that can be known at once is checked at once; the copy and the row are made; loading takes its time."""
+    house, project = call.house, projects.get(call.house.db, call.path["project"])
+    model = registry.get_model(house.db, project.id, call.path["model"])
+    told = wire.read(schemas.Version, call.body)
+    runtime = _checked_version(told)
+    found = copies.find(house.db, project, told)
+    folder = copies.place(project, model.name, told.name, uuid.uuid4().hex[:12])
+    copies.make(house.db, house.blobs, project, told.deployment_uri, found, folder, now=call.now)
+    unset: dict[str, Any] = {"create_time": None, "state": None, "error_message": "", "is_default": False, "etag": b""}
+    kept = msgspec.structs.replace(
+        told,
+        **unset,
+        runtime_version=runtime["version"],
+        python_version=runtime["python"],
+        framework="TENSORFLOW",
+        machine_type=told.machine_type or "mls1-c1-m2",
+    )
+    try:
+        version, operation = house.db.write(
+            lambda tx: registry.create_version(
+                tx, project.id, model.name, told.name, kept, folder=folder, runtime=runtime, now=call.now
+            )
+        )
+    except errors.Error:
+        copies.remove(house.db, house.blobs, folder)
+        raise
+    house.deployments.deploy(version)
+    return _operation(call, operation)
+
+
+def _checked_version(told: schemas.Version) -> dict[str, str]:
+    """The runtime that was chosen; raises InvalidArgument with every fault."""
+    faults: list[tuple[str, str]] = []
+    _gather(faults, lambda: names.ml_name(told.name, "version.name"))
+    _gather(faults, lambda: names.labels(told.labels, "version.labels"))
+    if not told.deployment_uri:
+        faults.append(("version.deployment_uri", "is required: the gs:// folder of the model."))
+    else:
+        _gather(faults, lambda: names.gs(told.deployment_uri, "version.deployment_uri"))
+    if told.framework not in FRAMEWORKS:
+        faults.append(("version.framework", f"{told.framework} is not offered yet; TENSORFLOW is."))
+    for name in VERSIONS_LATER:
+        if getattr(told, name):
+            faults.append((f"version.{name}", "is not offered yet; leave it out."))
+    try:
+        choice = environments.resolve(told.runtime_version or None, told.python_version or None)
+    except errors.InvalidArgument as error:
+        faults += [(f"version.{field}", fault) for field, fault in error.faults]
+    if faults:
+        raise errors.InvalidArgument(faults=faults)
+    return {"version": choice.runtime.version, "python": choice.python, "framework": str(FRAMEWORKS[told.framework])}
+
+
+def get_version(call: Call) -> dict[str, Any]:
+    path = call.path
+    return _version(call, registry.get_version(call.house.db, path["project"], path["model"], path["version"]))
+
+
+def list_versions(call: Call) -> dict[str, Any]:
+    size = wire.page_size(call.query)
+    key = wire.page_key(call.query, tuple[str])
+    found = registry.list_versions(
+        call.house.db, call.path["project"], call.path["model"], limit=size + 1, after=key[0] if key else ""
+    )
+    return wire.page("versions", found, size, lambda one: (one.name,), lambda one: _version(call, one))
+
+
+def set_default(call: Call) -> dict[str, Any]:
+    path = call.path
+    return _version(call, registry.set_default(call.house.db, path["project"], path["model"], path["version"]))
+
+
+def delete_version(call: Call) -> dict[str, Any]:
+    path = call.path
+    version, operation = registry.begin_delete(
+        call.house.db, path["project"], path["model"], path["version"], now=call.now
+    )
+    call.house.deployments.undeploy(version)
+    return _operation(call, operation)
+
+
+def _version(call: Call, version: registry.Version) -> dict[str, Any]:
+    model = registry.get_model(call.house.db, version.project, version.model)
+    return wire.write(_version_message(version, default=model.default_version == version.name))
+
+
+def _version_message(version: registry.Version, *, default: bool) -> schemas.Version:
+    state: Any = version.state
+    return msgspec.structs.replace(
+        version.resource,
+        name=names.version_name(version.project, version.model, version.name),
+        is_default=default,
+        state=state,
+        error_message=version.error or "",
+        create_time=version.created,
+        last_use_time=version.last_use,
+        etag=_etag(version.etag),
+    )
+
+
+# --- operations ---
+
+
+def get_operation(call: Call) -> dict[str, Any]:
+    return _operation(call, registry.get_operation(call.house.db, call.path["project"], call.path["operation"]))
+
+
+def list_operations(call: Call) -> dict[str, Any]:
+    size = wire.page_size(call.query)
+    key = wire.page_key(call.query, tuple[str])
+    found = registry.list_operations(call.house.db, call.path["project"], limit=size + 1, after=key[0] if key else "")
+    return wire.page("operations", found, size, lambda one: (one.id,), lambda one: _operation(call, one))
+
+
+def cancel_operation(call: Call) -> dict[str, Any]:
+    registry.cancel_operation(call.house.db, call.path["project"], call.path["operation"])
+    return {}
+
+
+def _operation(call: Call, operation: registry.Operation) -> dict[str, Any]:
+    kind: Any = operation.kind
+    model = names.model_name(operation.project, operation.model)
+    version = schemas.Version(name=f"{model}/versions/{operation.version}") if operation.version else None
+    metadata = schemas.OperationMetadata(
+        create_time=operation.created,
+        start_time=operation.started,
+        end_time=operation.ended,
+        is_cancellation_requested=operation.cancelled,
+        model_name=model,
+        operation_type=kind,
+        version=version,
+    )
+    told: dict[str, Any] = {
+        "name": names.operation_name(operation.project, operation.id),
+        "metadata": wire.packed(metadata, META),
+    }
+    if operation.done:
+        told["done"] = True
+        if operation.error is not None:
+            told["error"] = operation.error
+        else:
+            kind = "google.cloud.ml.v1.Version" if operation.kind == "CREATE_VERSION" else "google.protobuf.Empty"
+            told["response"] = {"@type": f"type.googleapis.com/{kind}"}
+            if operation.kind == "CREATE_VERSION" and operation.version:
+                told["response"] |= _version_now(call, operation)
+    return told
+
+
+def _version_now(call: Call, operation: registry.Operation) -> dict[str, Any]:
+    """The version that was made, as it is now; only its name if it is gone again."""
+    try:
+        made = registry.get_version(call.house.db, operation.project, operation.model, str(operation.version))
+    except errors.NotFound:
+        return dict(operation.response or {})
+    return _version(call, made)
+
+
+# --- what they share ---
+
+
+def _etag(count: int) -> bytes:
+    return count.to_bytes(8, "big")
+
+
+def _gather(faults: list[tuple[str, str]], check: Callable[[], object]) -> None:
+    try:
+        check()
+    except errors.InvalidArgument as error:
+        faults.extend(error.faults)
+
+
+def test_permissions(call: Call) -> dict[str, Any]:
+    """Which of the asked permissions the caller has; a resource that does not exist has none."""
+    asked = wire.read(schemas.TestIamPermissionsRequest, call.body).permissions
+    project = call.path["project"]
+    held = [each for each in asked if policies.allowed(call.house.db, call.who, each, project=project)]
+    return {"permissions": held} if held else {}
+
+
+# --- routes ---
+
+OFFERED: dict[str, tuple[str, Callable[[Call], Any]]] = {
+    "projects.getConfig": ("ml.projects.getConfig", get_config),
+    "projects.jobs.create": ("ml.jobs.create", create_job),
+    "projects.jobs.get": ("ml.jobs.get", get_job),
+    "projects.jobs.list": ("ml.jobs.list", list_jobs),
+    "projects.jobs.cancel": ("ml.jobs.cancel", cancel_job),
+    "projects.jobs.testIamPermissions": (SIGNED_IN, test_permissions),
+    "projects.models.create": ("ml.models.create", create_model),
+    "projects.models.get": ("ml.models.get", get_model),
+    "projects.models.list": ("ml.models.list", list_models),
+    "projects.models.delete": ("ml.models.delete", delete_model),
+    "projects.models.testIamPermissions": (SIGNED_IN, test_permissions),
+    "projects.models.versions.create": ("ml.versions.create", create_version),
+    "projects.models.versions.get": ("ml.versions.get", get_version),
+    "projects.models.versions.list": ("ml.versions.list", list_versions),
+    "projects.models.versions.setDefault": ("ml.versions.update", set_default),
+    "projects.models.versions.delete": ("ml.versions.delete", delete_version),
+    "projects.operations.get": ("ml.operations.get", get_operation),
+    "projects.operations.list": ("ml.operations.list", list_operations),
+    "projects.operations.cancel": ("ml.operations.cancel", cancel_operation),
+}
+BARE = ("projects.predict",)  # answered by predict.Predict, before any router
+
+
+def path_of(method: Method) -> str:
+    """A method's path as a route: projects/*/jobs/* -> /v1/projects/{project}/jobs/{job}.
+
+    >>> path_of(next(each for each in discovery.METHODS if each.id == "ml.projects.jobs.cancel"))
+    '/v1/projects/{project}/jobs/{job}:cancel'
+    """
+    named = re.sub(r"(\w+?)(ies|s)/\*(?!\*)", _named, method.pattern)
+    return f"/v1/{named.replace('projects/**', 'projects/{project}/{rest:path}')}{method.rest}"
+
+
+def _named(match: re.Match[str]) -> str:
+    one = f"{match[1]}y" if match[2] == "ies" else match[1]
+    return f"{match[0][:-1]}{{{one}}}"
+
+
+def _refusal(method: Method) -> Callable[[Call], Any]:
+    def refuse(call: Call) -> Any:
+        raise errors.Unimplemented(f"{method.id} is not offered yet.")
+
+    return refuse
+
+
+def _route(method: Method) -> Route:
+    offered = OFFERED.get(method.id.removeprefix("ml."))
+    permission, function = offered or (SIGNED_IN, _refusal(method))
+    return Route(method.verb, path_of(method), permission, function)
+
+
+ROUTES = [_route(method) for method in discovery.METHODS if method.id.removeprefix("ml.") not in BARE]

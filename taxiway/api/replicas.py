@@ -1,0 +1,67 @@
+"""What replicas report, each on its own attempt and by its own token: the only part of the wire that is not Google's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from taxiway import errors
+from taxiway.api.call import REPLICA, Call, Route
+from taxiway.compute import attempts, logs
+from taxiway.handles import Said
+from taxiway.iam import members
+from taxiway.iam.keys import HOUR
+
+ATTEMPT = "/taxiway/v1/attempts/{attempt}"
+
+
+def get_work(call: Call) -> dict[str, Any]:
+    """What the replica is to do, and as whom."""
+    attempt = attempts.get(call.house.db, call.path["attempt"])
+    return {"work": attempt.work, "identity": attempt.identity}
+
+
+def heartbeat(call: Call) -> dict[str, Any]:
+    attempts.hear(call.house.db, call.path["attempt"], _of(call, "state", str), now=call.now)
+    call.house.worker.wake()
+    return {}
+
+
+def say(call: Call) -> dict[str, Any]:
+    """Keep lines of output; a batch that is sent again is kept once."""
+    attempt = attempts.get(call.house.db, call.path["attempt"])
+    lines = [logs.line(attempt.number, attempt.task, said) for said in _of(call, "lines", list[Said])]
+    logs.append(call.house.db, attempt.project, attempt.subject, lines, now=call.now)
+    return {}
+
+
+def issue_token(call: Call) -> dict[str, Any]:
+    """An access token of the attempt's service account; it dies with the attempt."""
+    attempt = attempts.get(call.house.db, call.path["attempt"])
+    token = call.house.keys.access_token(members.of_email(attempt.identity), now=call.now, attempt=attempt.id)
+    return {"access_token": token, "expires_in": HOUR, "token_type": "Bearer"}
+
+
+def finish(call: Call) -> dict[str, Any]:
+    attempts.finish(
+        call.house.db, call.path["attempt"], _of(call, "exitCode", int), _of(call, "error", str), now=call.now
+    )
+    call.house.worker.wake()
+    return {}
+
+
+def _of(call: Call, field: str, kind: Any) -> Any:
+    try:
+        return msgspec.convert(call.body[field], kind)
+    except (KeyError, TypeError, msgspec.ValidationError) as error:
+        raise errors.InvalidArgument(faults=[(field, f"is missing or malformed: {error}.")]) from error
+
+
+ROUTES = [
+    Route("GET", ATTEMPT, REPLICA, get_work),
+    Route("POST", f"{ATTEMPT}:heartbeat", REPLICA, heartbeat),
+    Route("POST", f"{ATTEMPT}:log", REPLICA, say),
+    Route("POST", f"{ATTEMPT}:token", REPLICA, issue_token),
+    Route("POST", f"{ATTEMPT}:finish", REPLICA, finish),
+]

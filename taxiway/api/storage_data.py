@@ -1,0 +1,406 @@
+"""Objects' bytes on the wire: uploads in three forms, downloads with ranges. Everything here streams."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from taxiway import errors, names
+from taxiway.api import storage_forms as forms
+from taxiway.api.call import Call
+from taxiway.storage import objects, uploads
+from taxiway.storage.blobs import READ, Blobs
+from taxiway.storage.objects import Conditions, Metadata, Object
+from taxiway.storage.uploads import Checksums, Intent
+
+METADATA_BYTES = 1024 * 1024  # a JSON metadata part or body: far above what an object may have
+PEEK = 32  # chunks between two looks whether the reader is still there
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+
+# ---- uploads --------------------------------------------------------------------------------------------------------
+
+
+async def upload(call: Call) -> Any:
+    """POST /upload/storage/v1/b/{bucket}/o: uploadType media, multipart or resumable; with upload_id as PUT."""
+    if "upload_id" in call.query:
+        return await resume(call)
+    kind = call.query.get("uploadType", "")
+    if kind == "media":
+        return await _media(call)
+    if kind == "multipart":
+        return await _multipart(call)
+    if kind == "resumable":
+        return await _begin(call)
+    raise errors.InvalidArgument(
+        faults=[("uploadType", f"Expected media, multipart or resumable; got {kind[:100]!r}.")]
+    )
+
+
+async def resume(call: Call) -> Any:
+    """PUT (or POST) to a resumable session's URL: 308 and a Range until all is here, then the object's resource."""
+    headers = call.request.headers
+    said = headers.get("content-range")
+    session = _session(call)
+    result = await uploads.receive(
+        call.house.db,
+        call.house.blobs,
+        session,
+        call.request.stream(),
+        uploads.content_range(said) if said else None,
+        checksums=_header_checksums(call.request),
+        now=call.now,
+    )
+    if isinstance(result, Object):
+        return forms.object_form(call.base, result)
+    received = {"Range": f"bytes=0-{result - 1}"} if result else {}
+    return Response(status_code=308, headers={**received, "X-GUploader-UploadID": session})
+
+
+async def cancel(call: Call) -> Response:
+    """DELETE of a session's URL; 499 is what Cloud Storage answers when that went well."""
+    await uploads.cancel(call.house.db, call.house.blobs, _session(call))
+    return Response(status_code=499)
+
+
+async def _media(call: Call) -> dict[str, Any]:
+    said = forms.metadata(
+        forms.said(
+            {
+                "contentType": forms.content_type(call.request.headers.get("content-type")),
+                "contentEncoding": call.query.get("contentEncoding") or call.request.headers.get("content-encoding"),
+            }
+        ).changes()
+    )
+    size = _whole_header(call.request, "content-length")
+    made = await _store(call, _name(call, None), said, [], call.request.stream(), size)
+    return forms.object_form(call.base, made)
+
+
+async def _multipart(call: Call) -> dict[str, Any]:
+    parts = Related(call.request.stream(), call.request.headers.get("content-type", ""))
+    body, kind = await parts.metadata()
+    said = forms.said(body)
+    metadata = forms.metadata({"content_type": forms.content_type(kind), **_told(call, said)})
+    size = _whole_header(call.request, "content-length")
+    made = await _store(call, _name(call, said.name), metadata, [said.checksums()], parts.data(), size)
+    return forms.object_form(call.base, made)
+
+
+async def _begin(call: Call) -> Response:
+    headers = call.request.headers
+    raw = await _limited(call.request.stream())
+    try:
+        said = forms.said(msgspec.json.decode(raw) if raw.strip() else {})
+    except msgspec.DecodeError as error:
+        raise errors.InvalidArgument(f"The request body is not JSON: {error}.") from error
+    name = _name(call, said.name)
+    kind = forms.content_type(headers.get("x-upload-content-type"))
+    intent = Intent(
+        metadata=forms.metadata({"content_type": kind, **_told(call, said)}),
+        conditions=forms.conditions(call.query),
+        checksums=said.checksums(),
+        may_replace=await asyncio.to_thread(call.may, "storage.objects.delete", bucket=call.path["bucket"]),
+    )
+    size = _whole_header(call.request, "x-upload-content-length")
+    session = await uploads.begin(
+        call.house.db, call.path["bucket"], name, intent, owner=call.who.member, size=size, now=call.now
+    )
+    path = call.request.url.path
+    return Response(
+        status_code=200,
+        headers={
+            "Location": f"{call.base}{path}?uploadType=resumable&upload_id={session}",
+            "X-GUploader-UploadID": session,
+        },
+    )
+
+
+async def _store(
+    call: Call,
+    name: str,
+    metadata: Metadata,
+    told: list[Checksums],
+    body: AsyncIterator[bytes],
+    size: int | None,
+) -> Object:
+    """All bytes of one request, hashed, durable and then visible; nothing is left of a request that fails."""
+    bucket = call.path["bucket"]
+    wanted: Conditions = forms.conditions(call.query)
+    writer = call.house.blobs.writer(size=size)
+    try:
+        async for chunk in body:
+            if chunk:
+                await writer.write(chunk)
+        content = await writer.finish()
+        for checksums in (*told, _header_checksums(call.request)):
+            checksums.check(name, content)
+    except BaseException:
+        await writer.abandon()
+        raise
+    return await objects.insert(
+        call.house.db,
+        call.house.blobs,
+        bucket,
+        name,
+        content,
+        metadata,
+        owner=call.who.member,
+        now=call.now,
+        conditions=wanted,
+        replacing=lambda: call.need("storage.objects.delete", bucket=bucket),
+    )
+
+
+def _told(call: Call, said: forms.Said) -> dict[str, Any]:
+    """What the body says of an object; without a content type it does not undo what the part's header says."""
+    changes = {field: value for field, value in said.changes().items() if value is not None}
+    if call.query.get("contentEncoding"):
+        changes["content_encoding"] = call.query["contentEncoding"]
+    return changes
+
+
+def _name(call: Call, said: str | None) -> str:
+    """The object's name from the query or the metadata; checked before a byte is read."""
+    name = call.query.get("name") or said
+    if not name:
+        raise errors.InvalidArgument(
+            faults=[("name", "Required: the object's name, in the query (name=) or in the metadata.")]
+        )
+    return names.object_name(name, "name")
+
+
+def _session(call: Call) -> str:
+    session = call.query.get("upload_id", "")
+    if not session:
+        raise errors.InvalidArgument(
+            faults=[("upload_id", "Required: send to the URL that the upload's first answer gave as Location.")]
+        )
+    return session
+
+
+def _header_checksums(request: Request) -> Checksums:
+    """Content-MD5, and x-goog-hash: crc32c=...,md5=... in one header or several."""
+    told = {"md5": request.headers.get("content-md5"), "crc32c": None}
+    for header in request.headers.getlist("x-goog-hash"):
+        for pair in header.split(","):
+            word, _, value = pair.strip().partition("=")
+            if word in told:
+                told[word] = value
+    return Checksums(**told)
+
+
+def _whole_header(request: Request, name: str) -> int | None:
+    text = request.headers.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+
+
+async def _limited(body: AsyncIterator[bytes]) -> bytes:
+    raw = b""
+    async for chunk in body:
+        raw += chunk
+        if len(raw) > METADATA_BYTES:
+            raise errors.TooLarge(f"An object's metadata is over {METADATA_BYTES} bytes; send less of it.")
+    return raw
+
+
+class Related:
+    """A multipart/related body of two parts, metadata as JSON and the bytes, read as it arrives.
+
+    Takes what clients send: a boundary in single or double quotes or none (gcloud, gsutil), lines that end in LF alone
+    (gcsfs, gcloud).
+    """
+
+    def __init__(self, stream: AsyncIterator[bytes], content_type: str) -> None:
+        match = re.search(r"boundary=(\"[^\"]+\"|'[^']+'|[^;\s]+)", content_type, re.IGNORECASE)
+        if match is None or not content_type.lower().startswith("multipart/"):
+            raise errors.InvalidArgument(
+                f"Content-Type: expected multipart/related; boundary=..., got {content_type[:100]!r}."
+            )
+        self._marker = b"--" + match[1].strip("\"'").encode()
+        self._stream = stream
+        self._buffer = b""
+        self._line = b"\r\n"
+
+    async def metadata(self) -> tuple[Any, str | None]:
+        """(the JSON of the first part, the Content-Type of the second)."""
+        await self._need(self._marker, at_start=True)
+        await self._need(b"\n")
+        rest = self._buffer[len(self._marker) :]
+        self._line = b"\r\n" if rest.startswith(b"\r\n") else b"\n"
+        await self._next_part()
+        raw = await self._taken(self._line + self._marker)
+        kind = await self._next_part(after=b"")
+        try:
+            return msgspec.json.decode(raw) if raw.strip() else {}, kind
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise errors.InvalidArgument(f"The metadata part is not JSON: {error}.") from error
+
+    async def data(self) -> AsyncIterator[bytes]:
+        """The bytes of the second part. Raises InvalidArgument if they end before the closing boundary."""
+        end = self._line + self._marker
+        ended = False
+        held = self._buffer
+        while True:
+            cut = held.find(end)
+            if cut >= 0:
+                ended = True
+                yield held[:cut]
+                break
+            safe = len(held) - len(end) + 1
+            if safe > 0:
+                yield held[:safe]
+                held = held[safe:]
+            chunk = await anext(self._stream, None)
+            if chunk is None:
+                break
+            held += chunk
+        if not ended:
+            raise errors.InvalidArgument(
+                "The multipart body ends before its closing boundary: it was cut off. Nothing was stored; send again."
+            )
+        async for _ in self._stream:
+            pass  # an epilogue
+
+    async def _next_part(self, after: bytes | None = None) -> str | None:
+        """Go past a boundary's line and the part's headers; its Content-Type."""
+        if after is None:
+            self._buffer = self._buffer[len(self._marker) :]
+        await self._need(self._line)
+        if self._buffer.startswith(b"--"):
+            raise errors.InvalidArgument("The multipart body has one part; expected the metadata, then the bytes.")
+        self._buffer = self._buffer[self._buffer.index(self._line) :]
+        blank = self._line + self._line
+        await self._need(blank)
+        head, _, self._buffer = self._buffer.partition(blank)
+        for line in head.decode("latin-1").splitlines():
+            field, _, value = line.partition(":")
+            if field.strip().lower() == "content-type":
+                return value.strip()
+        return None
+
+    async def _taken(self, end: bytes) -> bytes:
+        await self._need(end)
+        taken, _, self._buffer = self._buffer.partition(end)
+        return taken
+
+    async def _need(self, what: bytes, *, at_start: bool = False) -> None:
+        while what not in self._buffer:
+            if len(self._buffer) > METADATA_BYTES:
+                raise errors.InvalidArgument("The multipart body's metadata part does not end; check the boundary.")
+            chunk = await anext(self._stream, None)
+            if chunk is None:
+                raise errors.InvalidArgument(
+                    f"The multipart body has no {what!r} where one was expected; check the boundary and its parts."
+                )
+            self._buffer += chunk
+        if at_start:
+            self._buffer = self._buffer[self._buffer.index(what) :]
+
+
+# ---- downloads ------------------------------------------------------------------------------------------------------
+
+
+async def download(call: Call) -> Response:
+    """GET or HEAD of an object's bytes: 200, or 206 for a Range."""
+    db, blobs = call.house.db, call.house.blobs
+    bucket, name = call.path["bucket"], call.path["object"]
+    generation, wanted = forms.whole(call.query, "generation"), forms.conditions(call.query)
+    while True:
+        # One indexed row: reading it here costs less than a thread would.
+        found, data = objects.get_with_data(db, bucket, name, generation=generation, conditions=wanted)
+        try:
+            file = -1 if data is not None or call.request.method == "HEAD" else blobs.open(found.blob)
+            break
+        except FileNotFoundError:
+            continue  # deleted or replaced since the row was read: it says so the next time
+    try:
+        span = _span(call.request.headers.get("range", ""), found.size)
+    except errors.OutOfRange as error:
+        _close(file)
+        return Response(str(error), 416, headers={"Content-Range": f"bytes */{found.size}"}, media_type="text/plain")
+    start, stop = span or (0, found.size)
+    headers = [*forms.data_headers(found), (b"content-length", str(stop - start).encode())]
+    if span is not None:
+        headers.append((b"content-range", f"bytes {start}-{stop - 1}/{found.size}".encode()))
+    status = 200 if span is None else 206
+    if file >= 0:
+        return Download(blobs, file, start, stop, status, headers)
+    response = Response((data or b"")[start:stop] if call.request.method == "GET" else b"", status)
+    response.raw_headers = headers
+    return response
+
+
+class Download(Response):
+    """Sends part of a file in pieces, the next one read while one is sent; memory holds two."""
+
+    def __init__(
+        self, blobs: Blobs, file: int, start: int, stop: int, status: int, headers: list[tuple[bytes, bytes]]
+    ) -> None:
+        self.status_code = status
+        self.raw_headers = headers
+        self.background = None
+        self.blobs = blobs
+        self.file = file
+        self.start = start
+        self.stop = stop
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        loop = asyncio.get_running_loop()
+        coming: asyncio.Future[bytes] | None = None
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            at, sent = self.start, 0
+            coming = loop.run_in_executor(self.blobs.threads, self._read, at)
+            while at < self.stop:
+                piece = await coming
+                at += len(piece)
+                if at < self.stop:
+                    coming = loop.run_in_executor(self.blobs.threads, self._read, at)
+                await send({"type": "http.response.body", "body": piece, "more_body": at < self.stop})
+                sent += 1
+                if sent % PEEK == 0 and await request.is_disconnected():
+                    return
+        finally:
+            if coming is not None:
+                await asyncio.wait({coming})  # the file is closed only when nobody reads it
+            _close(self.file)
+
+    def _read(self, at: int) -> bytes:
+        piece = os.pread(self.file, min(READ, self.stop - at), at)
+        if not piece:
+            raise OSError(f"a blob ended at byte {at}, and its row says {self.stop}")
+        return piece
+
+
+def _span(header: str, size: int) -> tuple[int, int] | None:
+    """bytes=FIRST-LAST -> [start, stop); None for no range, several, or one that is malformed: then all is sent.
+
+    Raises OutOfRange for one that begins past the end (RFC 9110, section 14).
+    """
+    match = _RANGE.fullmatch(header.strip())
+    if match is None or not (match[1] or match[2]):
+        return None
+    if not match[1]:
+        start, stop = max(size - int(match[2]), 0), size
+    else:
+        start, stop = int(match[1]), min(int(match[2]) + 1, size) if match[2] else size
+        if match[2] and int(match[2]) < start:
+            return None
+    if start >= size or (not match[1] and int(match[2]) == 0):
+        raise errors.OutOfRange(f"The requested range {header!r} begins past the end: the object has {size} bytes.")
+    return start, stop
+
+
+def _close(file: int) -> None:
+    if file >= 0:
+        os.close(file)

@@ -1,0 +1,237 @@
+"""What needs the machine of the server: start it, point a shell or one command at it, its runtimes.
+
+The only file of the command line that knows settings and environments, and that starts the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import httpx
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from taxiway import address, environments, errors, settings
+from taxiway.address import Address
+from taxiway.cli import options, printing
+from taxiway.cli.printing import say
+
+Home = Annotated[Path | None, typer.Option(help="The server's folder (default: TAXIWAY_HOME, else ~/.taxiway).")]
+Python = Annotated[str | None, typer.Option(help="The Python, such as 3.11 (default: the runtime's first one here).")]
+Version = Annotated[str, typer.Argument(help="The runtime version, such as 2.21.")]
+
+NOT_PROXIED = "localhost,127.0.0.1,169.254.169.254,metadata,metadata.google.internal"
+
+runtimes = options.group("The runtimes that jobs and versions run in.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put these commands into the program."""
+    app.command(epilog=options.example("taxiway up", "taxiway up --home /srv/taxiway --port 9090"))(up)
+    app.command(epilog=options.example('eval "$(taxiway env)"'))(env)
+    run_settings = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+    run_example = options.example("taxiway run -- python -m trainer.task --train_data gs://rides/train.csv")
+    app.command(context_settings=run_settings, epilog=run_example)(run)
+    app.add_typer(runtimes, name="runtimes")
+
+
+def up(
+    home: Home = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on (default: 127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="The plain port (default: 8080; 0 takes a free one).")] = None,
+) -> None:
+    """Start the server; it runs until Ctrl-C or SIGTERM."""
+    chosen = settings.read(home=home, host=host, port=port)
+    # By name, and here: loading the server takes a second, which no other command should pay for.
+    importlib.import_module("taxiway.server").run(chosen, _announcer(chosen.home))
+
+
+def env(home: Home = None) -> None:
+    """Print the variables that point gcloud, gsutil and Google's Python clients in this shell at the server."""
+    folder = _home(home)
+    for name, value in variables(_running(folder), folder).items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+def run(command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...")], home: Home = None) -> None:
+    """Run one command that sees gs:// and *.googleapis.com as a job does: every request goes to the server.
+
+    A local TensorFlow so reads and writes gs:// paths. The exit code is the command's.
+    """
+    folder = _home(home)
+    here = _running(folder)
+    _replace_with(command, {**os.environ, **variables(here, folder), **interception(here)})
+
+
+@runtimes.command("list", epilog=options.example("taxiway runtimes list"))
+def list_runtimes(format: options.Format = None) -> None:
+    """The runtimes on offer, their Pythons, and which of them are built on this machine."""
+    built = {(each.version, each.python) for each in environments.built()}
+    rows = [
+        {
+            "version": version,
+            "python": python,
+            "state": _state(python, (version, python) in built),
+            "summary": row.summary,
+        }
+        for version, row in environments.table().items()
+        for python in row.pythons
+    ]
+    columns: list[printing.Column] = [
+        ("VERSION", lambda row: row["version"]),
+        ("PYTHON", lambda row: row["python"]),
+        ("STATE", lambda row: row["state"]),
+        ("SUMMARY", lambda row: row["summary"]),
+    ]
+    printing.show_list(rows, columns, format)
+
+
+@runtimes.command(epilog=options.example("taxiway runtimes build 2.21 --python-version 3.11"))
+def build(version: Version, python_version: Python = None) -> None:
+    """Build a runtime, so that the first job or version does not wait for it."""
+    choice = environments.resolve(version, python_version)
+    if ready := environments.ready(choice):
+        say(f"Runtime {version} for Python {choice.release} is built already.")
+        typer.echo(str(ready))
+        return
+    say(f"Building runtime {version} for Python {choice.release} in {environments.runtime_path(choice)}")
+    with _building() as told:
+        interpreter = environments.build_runtime(choice, told)
+    say(f"Built runtime {version} for Python {choice.release}.")
+    typer.echo(str(interpreter))
+
+
+@runtimes.command(epilog=options.example("$(taxiway runtimes python 2.21) -m trainer.task --help"))
+def python(version: Version, python_version: Python = None) -> None:
+    """Print the path of a built runtime's interpreter, and nothing else."""
+    choice = environments.resolve(version, python_version)
+    interpreter = environments.ready(choice)
+    if interpreter is None:
+        asked = f" --python-version {python_version}" if python_version else ""
+        raise errors.FailedPrecondition(
+            f"Runtime {version} for Python {choice.python} is not built. "
+            f"Build it: taxiway runtimes build {version}{asked}"
+        )
+    typer.echo(str(interpreter))
+
+
+def variables(here: Address, home: Path) -> dict[str, str]:
+    """What points clients at a server without breaking the shell: no proxy, no CA, nobody made anonymous.
+
+    Each name and form is what the client was seen to obey: gcloud's endpoint overrides end in a slash, and its region
+    is global, for it puts any other one before the host's name.
+    """
+    url = here.url.rstrip("/")
+    return {
+        "CLOUDSDK_CORE_PROJECT": here.project,
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_ML": f"{url}/",
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": f"{url}/storage/v1/",
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_LOGGING": f"{url}/",
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER": f"{url}/",
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": f"{url}/compute/v1/",
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_IAM": f"{url}/",
+        "CLOUDSDK_AI_PLATFORM_REGION": "global",
+        "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": here.access_token,
+        "GOOGLE_APPLICATION_CREDENTIALS": here.key,
+        "GOOGLE_CLOUD_PROJECT": here.project,
+        "API_ENDPOINT_OVERRIDE": url,
+        "FSSPEC_GCS_ENDPOINT_URL": url,
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+        "BOTO_CONFIG": here.boto,
+        "TAXIWAY_HOME": str(home),
+    }
+
+
+def interception(here: Address) -> dict[str, str]:
+    """What sends one command's https requests for Google's names to the server: its proxy, and its authority trusted.
+
+    The proxy tunnels every other host, and the bundle holds the system's authorities too, so the rest of the net works.
+    """
+    proxy = f"http://127.0.0.1:{here.proxy_port}"
+    proxies = {"https_proxy": proxy, "HTTPS_PROXY": proxy, "no_proxy": NOT_PROXIED, "NO_PROXY": NOT_PROXIED}
+    trusting = (
+        "CURL_CA_BUNDLE",  # curl, and TensorFlow with it
+        "SSL_CERT_FILE",  # Python's ssl
+        "REQUESTS_CA_BUNDLE",  # requests, google-auth, google-cloud-storage
+        "HTTPLIB2_CA_CERTS",  # google-api-python-client
+        "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",  # gcloud and its gsutil
+        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    )
+    return {**proxies, **dict.fromkeys(trusting, here.bundle)}
+
+
+def _announcer(home: Path) -> Callable[[Address], None]:
+    def announce(here: Address) -> None:
+        elsewhere = home != settings.default_home(os.environ)
+        asked = f" --home {shlex.quote(str(home))}" if elsewhere else ""
+        say(f"Taxiway listens at {here.url} (home {home}).")
+        say(f"Project {here.project}, number {here.project_number}. Ctrl-C ends it.")
+        say(f'Next, in another shell: eval "$(taxiway env{asked})"')
+
+    return announce
+
+
+def _home(given: Path | None) -> Path:
+    return given.expanduser().absolute() if given else settings.default_home(os.environ)
+
+
+def _running(home: Path) -> Address:
+    """The address of the home's server. Raises Unavailable if it does not answer there."""
+    start = "taxiway up" if home == Path.home() / ".taxiway" else f"taxiway up --home {shlex.quote(str(home))}"
+    if not (home / "server.json").exists():
+        raise errors.Unavailable(f"No server has been started in {home} yet. Start one: {start}")
+    here = address.read(home)
+    try:
+        httpx.get(f"{here.url}/healthz", timeout=5, trust_env=False).raise_for_status()
+    except httpx.HTTPError as error:
+        raise errors.Unavailable(f"No server answers at {here.url} for {home} ({error}). Start it: {start}") from error
+    return here
+
+
+def _replace_with(command: list[str], environ: dict[str, str]) -> NoReturn:
+    """Become the command; exit 127 if there is none of that name, 126 if it cannot be run, as a shell does."""
+    try:
+        os.execvpe(command[0], command, environ)
+    except FileNotFoundError:
+        say(f"ERROR: (taxiway.run) There is no command {command[0]!r} on PATH, nor a file of that name.")
+        raise typer.Exit(127) from None
+    except OSError as error:
+        say(f"ERROR: (taxiway.run) {command[0]!r} cannot be run: {error.strerror}.")
+        raise typer.Exit(126) from None
+
+
+def _state(python: str, built: bool) -> str:
+    if built:
+        return "BUILT"
+    return "NOT_BUILT" if environments.find_python(python) else "NO_PYTHON"
+
+
+@contextlib.contextmanager
+def _building() -> Iterator[Callable[[environments.Progress], None]]:
+    """Shows a build's progress: a bar that is redrawn on a terminal, else a line for each new stage."""
+    if not printing.on_terminal():
+        stages: list[str] = []
+
+        def line(progress: environments.Progress) -> None:
+            if progress.stage not in stages:
+                stages.append(progress.stage)
+                say(progress.text)
+
+        yield line
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def redraw(progress: environments.Progress) -> None:
+            total = None if progress.fraction is None else 1.0
+            bar.update(task, description=progress.text[:80], total=total, completed=progress.fraction or 0)
+
+        yield redraw

@@ -1,0 +1,227 @@
+"""taxiway jobs: package and submit a training job, watch it, in gcloud's words."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from taxiway import errors, names
+from taxiway.cli import client, objects, options, packaging, printing, tail, transfer
+from taxiway.cli.client import Client
+from taxiway.cli.printing import say
+
+Job = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+Task = Annotated[str | None, typer.Option(help="Only this one's lines, such as master-replica-0.")]
+
+DEFAULT_RUNTIME = "2.21"
+DEFAULT_REGION = "us-central1"  # the wire demands one; every region is this machine
+
+STILL_ACTIVE = """\
+Your job is still active. You may view the status of your job with the command
+
+  $ taxiway jobs describe {job}
+
+or continue streaming the logs with the command
+
+  $ taxiway jobs stream-logs {job}"""
+
+app = options.group("Training jobs.")
+submit = options.group("Submit a job.")
+app.add_typer(submit, name="submit")
+
+
+@submit.command(
+    cls=options.WithRest,
+    epilog=options.example(
+        "taxiway jobs submit training fares_1 --module-name trainer.task --package-path trainer \\",
+        "    --staging-bucket gs://my-rides --job-dir gs://my-rides/fares_1 --stream-logs \\",
+        "    -- --train_steps 1000",
+    ),
+)
+def training(
+    context: typer.Context,
+    job: Annotated[
+        str, typer.Argument(metavar="JOB", help="A new id: a letter, then letters, digits and underscores.")
+    ],
+    module_name: Annotated[str, typer.Option(help="The module to run, such as trainer.task.")],
+    package_path: Annotated[Path | None, typer.Option(help="Your package: the folder with the __init__.py.")] = None,
+    packages: Annotated[
+        str | None, typer.Option(help="More packages (.tar.gz, .whl), local or gs://, by commas.")
+    ] = None,
+    staging_bucket: Annotated[str | None, typer.Option(help="gs://BUCKET to upload packages to.")] = None,
+    job_dir: Annotated[
+        str | None, typer.Option(help="gs:// folder for what comes of the job; passed as --job-dir.")
+    ] = None,
+    region: Annotated[str, typer.Option(envvar="CLOUDSDK_COMPUTE_REGION", help="The region.")] = DEFAULT_REGION,
+    scale_tier: Annotated[str, typer.Option(help="BASIC.")] = "BASIC",
+    runtime_version: Annotated[str, typer.Option(help="See: taxiway runtimes list")] = DEFAULT_RUNTIME,
+    python_version: Annotated[str | None, typer.Option(help="Such as 3.11 (default: the runtime's).")] = None,
+    labels: Annotated[str | None, typer.Option(metavar="KEY=VALUE,...", help="Labels.")] = None,
+    stream_logs: Annotated[bool, typer.Option("--stream-logs", help="Print the log until the job ends.")] = False,
+    asynchronous: Annotated[bool, typer.Option("--async", help="Return at once, as without it.")] = False,
+    project: options.Project = None,
+    format: options.Format = None,
+) -> None:
+    """Package your code, upload it and run it as a training job. Words after -- go to your module."""
+    if stream_logs and asynchronous:
+        raise typer.BadParameter("--async and --stream-logs cannot both be given")
+    names.ml_name(job, "jobId")  # and the module: before anything is uploaded
+    names.python_module(module_name, "trainingInput.pythonModule")
+    server = client.connect(project)
+    held = _packages(package_path, packages, module_name)
+    body = {
+        "jobId": job,
+        "labels": _labels(labels),
+        "trainingInput": {
+            "scaleTier": scale_tier,
+            "pythonModule": module_name,
+            "region": region,
+            "runtimeVersion": runtime_version,
+            "args": context.meta[options.REST],
+            "packageUris": _upload(server, held, _staging(held, staging_bucket, job_dir, job)),
+            **({"jobDir": job_dir} if job_dir else {}),
+            **({"pythonVersion": python_version} if python_version else {}),
+        },
+    }
+    made = server.post(f"/v1/projects/{server.project}/jobs", body)
+    say(f"Job [{job}] submitted successfully.")
+    if not stream_logs:
+        say(STILL_ACTIVE.format(job=job))
+        printing.show(_in_short(made), format)
+        return
+    ended = _follow(server, job, None, to_stderr=True)
+    printing.show(_in_short(ended), format)
+    _exit_by(ended)
+
+
+@app.command(epilog=options.example("taxiway jobs describe fares_1"))
+def describe(job: Job, project: options.Project = None, format: options.Format = None) -> None:
+    """Print all that is known of a job."""
+    server = client.connect(project)
+    printing.show(server.get(_path(server, job)), format)
+
+
+@app.command("list", epilog=options.example("taxiway jobs list --filter state:FAILED"))
+def list_jobs(
+    filter: Annotated[str | None, typer.Option(help="Such as: jobId:fares* AND state:FAILED")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many.")] = None,
+    project: options.Project = None,
+    format: options.Format = None,
+) -> None:
+    """List the project's jobs, the newest first."""
+    server = client.connect(project)
+    query: dict[str, Any] = {"pageSize": 100, **({"filter": filter} if filter else {})}
+    rows: list[dict[str, Any]] = []
+    for row in server.items(f"/v1/projects/{server.project}/jobs", "jobs", **query):
+        if limit is not None and len(rows) >= limit:
+            break
+        rows.append(row)
+    columns: list[printing.Column] = [
+        ("JOB_ID", lambda row: row["jobId"]),
+        ("STATUS", lambda row: row.get("state")),
+        ("CREATED", lambda row: printing.date(row.get("createTime"))),
+    ]
+    printing.show_list(rows, columns, format)
+
+
+@app.command(epilog=options.example("taxiway jobs cancel fares_1"))
+def cancel(job: Job, project: options.Project = None) -> None:
+    """Ask a job to end; it is CANCELLED once its processes are gone."""
+    server = client.connect(project)
+    server.post(f"{_path(server, job)}:cancel", {})
+    say(f"Cancelling job [{job}].")
+
+
+@app.command("stream-logs", epilog=options.example("taxiway jobs stream-logs fares_1"))
+def stream_logs(job: Job, task_name: Task = None, project: options.Project = None) -> None:
+    """Print a job's log from its first line until the job ends; exit code 0 only if it succeeded."""
+    server = client.connect(project)
+    server.get(_path(server, job))  # a job that is not there is said at once
+    _exit_by(_follow(server, job, task_name, to_stderr=False))
+
+
+def _path(server: Client, job: str) -> str:
+    return f"/v1/{names.job_name(server.project, names.ml_name(job, 'jobId'))}"
+
+
+def _packages(folder: Path | None, others: str | None, module: str) -> list[packaging.Package | str]:
+    """What the job installs: packages to upload, and gs:// addresses as they are."""
+    held: list[packaging.Package | str] = []
+    if folder is not None:
+        held.append(packaging.build(folder))
+        packaging.check_module(folder, module)
+    for word in filter(None, (others or "").split(",")):
+        path = Path(word)
+        held.append(word if objects.is_remote(word) else packaging.Package(path.name, path.read_bytes()))
+    if not held:
+        raise errors.InvalidArgument("A job must have packages. Give --package-path FOLDER, or --packages FILE,...")
+    files = [each.rpartition("/")[2] if isinstance(each, str) else each.file for each in held]
+    for file in files:
+        if files.count(file) > 1:
+            raise errors.InvalidArgument(f"Two packages are called {file}. Rename one of them.")
+    return held
+
+
+def _staging(held: list[packaging.Package | str], bucket: str | None, job_dir: str | None, job: str) -> tuple[str, str]:
+    """The bucket and the folder to upload to, as gcloud chooses them; not demanded without local packages."""
+    if job_dir:
+        names.gs(job_dir, "--job-dir")
+    if bucket:
+        holder, folder = names.gs(bucket, "--staging-bucket")
+        return holder, f"{folder.rstrip('/')}/{job}" if folder else job
+    if job_dir:
+        holder, folder = names.gs(job_dir, "--job-dir")
+        return holder, f"{folder.rstrip('/')}/packages" if folder else "packages"
+    if any(isinstance(each, packaging.Package) for each in held):
+        raise errors.InvalidArgument("Local packages need a bucket to go to. Give --staging-bucket or --job-dir.")
+    return "", ""
+
+
+def _upload(server: Client, held: list[packaging.Package | str], staging: tuple[str, str]) -> list[str]:
+    """The gs:// addresses of all packages, the local ones uploaded under the hash of their bytes."""
+    bucket, folder = staging
+    uris, work = [], []
+    for each in held:
+        if isinstance(each, str):
+            uris.append(each)
+            continue
+        name = f"{folder}/{hashlib.sha256(each.content).hexdigest()}/{each.file}"
+        uris.append(names.join_gs(bucket, name))
+        work.append(functools.partial(transfer.upload_bytes, server, each.content, bucket, name))
+    transfer.in_parallel(work)
+    return uris
+
+
+def _labels(text: str | None) -> dict[str, str]:
+    labels = {}
+    for pair in filter(None, (text or "").split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--labels: {pair!r} must be KEY=VALUE")
+        labels[key] = value
+    return labels
+
+
+def _follow(server: Client, job: str, task: str | None, to_stderr: bool) -> dict[str, Any]:
+    """Print the log until the job ends; the job then. Ctrl-C leaves the job running and exits with 130."""
+    try:
+        return tail.follow(server, job, task, to_stderr)
+    except KeyboardInterrupt:
+        say("Received keyboard interrupt.\n")
+        say(STILL_ACTIVE.format(job=job))
+        raise typer.Exit(130) from None
+
+
+def _in_short(job: dict[str, Any]) -> dict[str, Any]:
+    return {key: job[key] for key in ("jobId", "state", "startTime", "endTime") if key in job}
+
+
+def _exit_by(job: dict[str, Any]) -> None:
+    if job.get("state") == "SUCCEEDED":
+        return
+    say(f"Job [{job['jobId']}] ended as {job.get('state')}.")
+    raise typer.Exit(1)

@@ -1,0 +1,301 @@
+"""taxiway storage: buckets and objects, in gcloud's and gsutil's words."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from taxiway import errors
+from taxiway.cli import client, copying, objects, options, printing, transfer
+from taxiway.cli.client import Client
+from taxiway.cli.objects import Found
+from taxiway.cli.printing import say
+
+Bucket = Annotated[str, typer.Argument(help="gs://BUCKET")]
+Member = Annotated[str, typer.Option(help="Who: serviceAccount:EMAIL, user:EMAIL, allUsers ...")]
+Role = Annotated[str, typer.Option(help="What they may: roles/storage.objectViewer, roles/storage.objectAdmin ...")]
+Recursive = Annotated[bool, typer.Option("-r", "-R", "--recursive", help="Folders with everything in them.")]
+
+RETRIES = 5  # of a policy that somebody else changed at the same time
+
+app = options.group("Buckets and objects.")
+buckets = options.group("Buckets and who may use them.")
+app.add_typer(buckets, name="buckets")
+
+
+@app.command(epilog=options.example("taxiway storage mb gs://my-rides --location us-central1"))
+def mb(
+    bucket: Bucket,
+    location: Annotated[str | None, typer.Option("-l", "--location", help="Kept with the bucket.")] = None,
+    project: options.Project = None,
+) -> None:
+    """Make a bucket."""
+    server = client.connect(project)
+    name = _bucket(bucket)
+    say(f"Creating gs://{name}/...")
+    server.post("/storage/v1/b", {"name": name, **({"location": location} if location else {})}, project=server.project)
+
+
+@app.command(
+    epilog=options.example("taxiway storage ls -l gs://my-rides/data", "taxiway storage ls 'gs://my-rides/**.csv'")
+)
+def ls(
+    urls: Annotated[
+        list[str] | None, typer.Argument(help="gs://BUCKET[/PREFIX or wildcard] ...; none: your buckets")
+    ] = None,
+    recursive: Recursive = False,
+    long: Annotated[bool, typer.Option("-l", "--long", help="Sizes and times as well.")] = False,
+    project: options.Project = None,
+) -> None:
+    """List buckets, or what a bucket holds."""
+    server = client.connect(project)
+    if not urls:
+        for row in server.items("/storage/v1/b", "items", project=server.project):
+            typer.echo(f"gs://{row['name']}/")
+        return
+    lister = _Lister(server, recursive, long)
+    for url in urls:
+        lister.url(url)
+    lister.end()
+
+
+@app.command(
+    epilog=options.example("taxiway storage cp -r data gs://my-rides", "taxiway storage cp 'gs://my-rides/*.csv' .")
+)
+def cp(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE... DESTINATION")],
+    recursive: Recursive = False,
+) -> None:
+    """Copy files and objects; one side at least starts with gs://."""
+    if len(sources) < 2:
+        raise typer.BadParameter("give at least one source and a destination")
+    server = client.connect()
+    copies = copying.plan(server, sources[:-1], sources[-1], recursive)
+    total = sum(copy.size for copy in copies)
+    if not printing.on_terminal():
+        for copy in copies:
+            say(f"Copying {copy}")
+    with transfer.progress(total, "Copying") as told:
+        transfer.in_parallel(functools.partial(_copy, server, copy, told) for copy in copies)
+    say(f"Completed files {len(copies)}/{len(copies)} | {printing.size(total)}/{printing.size(total)}")
+
+
+@app.command(epilog=options.example("taxiway storage cat gs://my-rides/train.csv | head"))
+def cat(urls: Annotated[list[str], typer.Argument(help="gs://BUCKET/OBJECT or wildcard ...")]) -> None:
+    """Write objects to standard output."""
+    server = client.connect()
+    out = typer.get_binary_stream("stdout")
+    for url in urls:
+        for found in _objects(server, url):
+            for piece in transfer.read(server, found):
+                out.write(piece)
+    out.flush()
+
+
+@app.command(
+    epilog=options.example("taxiway storage rm -r gs://my-rides/model", "taxiway storage rm 'gs://my-rides/*.csv'")
+)
+def rm(
+    urls: Annotated[list[str], typer.Argument(help="gs://BUCKET/OBJECT or wildcard ...")], recursive: Recursive = False
+) -> None:
+    """Delete objects; with -r folders, and whole buckets."""
+    server = client.connect()
+    wanted: dict[tuple[str, str], Found] = {}
+    emptied = []
+    for url in urls:
+        bucket, pattern = objects.parse(url)
+        if not pattern and not recursive:
+            raise errors.InvalidArgument(
+                f"{url} is a bucket. To delete it with all that it holds: taxiway storage rm -r {url}"
+            )
+        found = list(_below(server, url)) if recursive else list(_objects(server, url))
+        wanted.update({(each.bucket, each.name): each for each in found})
+        emptied += [] if pattern else [bucket]
+    for each in wanted.values():
+        say(f"Removing {each.url}...")
+    transfer.in_parallel(functools.partial(_remove, server, each) for each in wanted.values())
+    for bucket in emptied:
+        say(f"Removing gs://{bucket}/...")
+        server.delete(objects.path_of(bucket))
+
+
+@buckets.command("get-iam-policy", epilog=options.example("taxiway storage buckets get-iam-policy gs://my-rides"))
+def get_iam_policy(bucket: Bucket, format: options.Format = None) -> None:
+    """Print who may do what with a bucket."""
+    printing.show(_policy(client.connect(), _bucket(bucket)), format)
+
+
+GRANT = "gs://my-rides --member serviceAccount:$AGENT --role roles/storage.objectAdmin"
+
+
+@buckets.command(
+    "add-iam-policy-binding", epilog=options.example(f"taxiway storage buckets add-iam-policy-binding {GRANT}")
+)
+def add_iam_policy_binding(bucket: Bucket, member: Member, role: Role, format: options.Format = None) -> None:
+    """Grant a role on a bucket."""
+    printing.show(_change(client.connect(), _bucket(bucket), lambda policy: with_member(policy, member, role)), format)
+
+
+@buckets.command(
+    "remove-iam-policy-binding", epilog=options.example(f"taxiway storage buckets remove-iam-policy-binding {GRANT}")
+)
+def remove_iam_policy_binding(bucket: Bucket, member: Member, role: Role, format: options.Format = None) -> None:
+    """Take a role on a bucket back."""
+    printing.show(
+        _change(client.connect(), _bucket(bucket), lambda policy: without_member(policy, member, role)), format
+    )
+
+
+def with_member(policy: dict[str, Any], member: str, role: str) -> dict[str, Any]:
+    """The policy with one more member in a role's binding."""
+    bindings = [{**binding, "members": list(binding.get("members", []))} for binding in policy.get("bindings", [])]
+    mine = next((each for each in bindings if each["role"] == role and not each.get("condition")), None)
+    if mine is None:
+        mine = {"role": role, "members": []}
+        bindings.append(mine)
+    if member not in mine["members"]:
+        mine["members"].append(member)
+    return {**policy, "bindings": bindings}
+
+
+def without_member(policy: dict[str, Any], member: str, role: str) -> dict[str, Any]:
+    """The policy without a member in a role's binding. Raises NotFound if it was not there."""
+    bindings, found = [], False
+    for binding in policy.get("bindings", []):
+        members = list(binding.get("members", []))
+        if binding["role"] == role and member in members:
+            found = True
+            members.remove(member)
+        bindings += [{**binding, "members": members}] if members else []
+    if not found:
+        raise errors.NotFound(f"Policy binding with member {member!r} and role {role!r} not found.")
+    return {**policy, "bindings": bindings}
+
+
+class _Lister:
+    """Prints what `ls` is asked for, and at the end what it came to."""
+
+    def __init__(self, server: Client, recursive: bool, long: bool) -> None:
+        self.server = server
+        self.recursive = recursive
+        self.long = long
+        self.count = self.bytes = 0
+        self.printed = False
+
+    def url(self, url: str) -> None:
+        bucket, pattern = objects.parse(url)
+        if not pattern:
+            self.folder(Found(bucket, ""), headed=self.recursive)
+            return
+        found = list(objects.expand(self.server, bucket, pattern))
+        if not found:
+            raise errors.NotFound(f"{url}: one or more URLs matched no objects.")
+        several = len(found) > 1 or self.recursive
+        for each in found:
+            if each.row is not None:
+                self.line(each)
+        for each in found:
+            if each.row is None:
+                self.folder(each, headed=several)
+
+    def folder(self, folder: Found, headed: bool) -> None:
+        if headed:
+            typer.echo(f"{chr(10) if self.printed else ''}{folder.url}:")
+            self.printed = True
+        inside = []
+        for each in objects.listing(self.server, folder.bucket, folder.name, "/"):
+            self.line(each)
+            inside += [each] if each.row is None else []
+        for each in inside if self.recursive else []:
+            self.folder(each, headed)
+
+    def line(self, found: Found) -> None:
+        self.printed = True
+        if not self.long:
+            typer.echo(found.url)
+        elif found.row is None:
+            typer.echo(f"{'':33}{found.url}")
+        else:
+            updated = str(found.row.get("updated", "")).partition(".")[0].rstrip("Z")
+            typer.echo(f"{found.size:>11}  {updated}Z  {found.url}")
+            self.count, self.bytes = self.count + 1, self.bytes + found.size
+
+    def end(self) -> None:
+        if self.long:
+            typer.echo(f"TOTAL: {self.count} objects, {self.bytes} bytes ({printing.size(self.bytes)})")
+
+
+def _bucket(url: str) -> str:
+    bucket, name = objects.parse(url)
+    if name:
+        raise errors.InvalidArgument(f"{url} is an object. Give a bucket alone: gs://{bucket}")
+    return bucket
+
+
+def _objects(server: Client, url: str) -> list[Found]:
+    """The objects, not the folders, that a URL matches. Raises NotFound if there are none."""
+    bucket, pattern = objects.parse(url)
+    every = list(objects.expand(server, bucket, pattern))
+    found = [each for each in every if each.row is not None]
+    if not found:
+        below = f" There are objects below {every[0].url}: give -r, or {every[0].url}**" if every else ""
+        raise errors.NotFound(f"No URLs matched: {url}.{below}")
+    return found
+
+
+def _below(server: Client, url: str) -> Iterator[Found]:
+    """The objects that a URL matches and everything in the folders that it matches."""
+    bucket, pattern = objects.parse(url)
+    matched = list(objects.expand(server, bucket, pattern))
+    if not matched:
+        raise errors.NotFound(f"No URLs matched: {url}")
+    for each in matched:
+        if each.row is not None:
+            yield each
+        else:
+            yield from objects.listing(server, bucket, each.name)
+
+
+def _copy(server: Client, copy: copying.Copy, told: transfer.Told) -> None:
+    if isinstance(copy.target, Path):
+        assert isinstance(copy.source, Found)
+        transfer.download(server, copy.source, copy.target, told)
+    elif isinstance(copy.source, Path):
+        transfer.upload(server, copy.source, *copy.target, told)
+    else:
+        transfer.rewrite(server, copy.source, *copy.target)
+        told(copy.size)
+
+
+def _remove(server: Client, found: Found) -> None:
+    server.delete(objects.path_of(found.bucket, found.name))
+
+
+def _policy(server: Client, bucket: str) -> dict[str, Any]:
+    return server.get(f"{objects.path_of(bucket)}/iam", optionsRequestedPolicyVersion=3)
+
+
+def _change(server: Client, bucket: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """Read, change and write a policy; again if somebody else wrote in between (its etag says so)."""
+    for _ in range(RETRIES):
+        with contextlib.suppress(_Overtaken):
+            return _put_policy(server, bucket, change(_policy(server, bucket)))
+    raise errors.Aborted(f"gs://{bucket}: its policy is changed by somebody else all the time. Try again.")
+
+
+class _Overtaken(Exception):
+    """The policy that was changed is not the one there is any more."""
+
+
+def _put_policy(server: Client, bucket: str, policy: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return server.put(f"{objects.path_of(bucket)}/iam", policy)
+    except client.Refused as error:
+        if error.code in (409, 412):
+            raise _Overtaken from error
+        raise

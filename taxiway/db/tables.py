@@ -1,0 +1,234 @@
+"""Every table, drawn once. The SQL that uses a table stands in the room that owns it.
+
+Times are float seconds since 1970 (UTC). JSON columns hold what the wire holds (lowerCamel).
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+def _text(name: str, **rest: object) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, **{"nullable": False, **rest})  # type: ignore[arg-type]
+
+
+def _time(name: str, *, nullable: bool = False) -> sa.Column[float]:
+    return sa.Column(name, sa.Float, nullable=nullable)
+
+
+def _whole(name: str, **rest: object) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, **{"nullable": False, **rest})  # type: ignore[arg-type]
+
+
+# --- iam: the who ---
+
+projects = sa.Table(
+    "projects",
+    metadata,
+    _text("id", primary_key=True),
+    _whole("number", unique=True),
+    _text("name"),
+    sa.Column("policy", sa.JSON, nullable=False),  # {"bindings": [{"role", "members"}]}
+    _whole("policy_version"),  # the etag: grows by one with every change
+    _time("created"),
+)
+
+service_accounts = sa.Table(
+    "service_accounts",
+    metadata,
+    _text("email", primary_key=True),
+    sa.Column("project", sa.Text, sa.ForeignKey("projects.id"), nullable=False, index=True),
+    _text("unique_id"),
+    _text("display_name"),
+    _time("created"),
+)
+
+service_account_keys = sa.Table(
+    "service_account_keys",
+    metadata,
+    _text("id", primary_key=True),
+    sa.Column("email", sa.Text, sa.ForeignKey("service_accounts.email"), nullable=False, index=True),
+    _text("public_key"),  # PEM; the private half was handed out once and is not kept
+    _time("created"),
+)
+
+# --- storage: the bytes ---
+
+buckets = sa.Table(
+    "buckets",
+    metadata,
+    _text("name", primary_key=True),
+    sa.Column("project", sa.Text, sa.ForeignKey("projects.id"), nullable=False, index=True),
+    _text("location"),  # as Google writes it: upper case
+    _text("location_type"),  # region | dual-region | multi-region
+    _text("storage_class"),
+    sa.Column("labels", sa.JSON, nullable=False),
+    sa.Column("policy", sa.JSON, nullable=False),  # {"bindings": [{"role", "members"}]}
+    _whole("policy_version"),
+    _whole("metageneration"),
+    _time("created"),
+    _time("updated"),
+)
+
+blobs = sa.Table(
+    "blobs",
+    metadata,
+    _text("id", primary_key=True),
+    _whole("size"),
+    sa.Column("data", sa.LargeBinary),  # the bytes of a small blob; null: they are in the blobs folder under `id`
+)
+
+objects = sa.Table(
+    "objects",
+    metadata,
+    sa.Column("bucket", sa.Text, sa.ForeignKey("buckets.name"), primary_key=True),
+    _text("name", primary_key=True),
+    _whole("generation"),
+    _whole("metageneration"),
+    _whole("size"),
+    _text("crc32c"),  # base64, big-endian, as on the wire
+    sa.Column("md5", sa.Text),  # base64; null for a composed object, as on the wire
+    _whole("components", server_default="0"),  # how many parts a composed object was made of; 0: not composed
+    _text("content_type"),
+    sa.Column("content_encoding", sa.Text),
+    sa.Column("content_disposition", sa.Text),
+    sa.Column("content_language", sa.Text),
+    sa.Column("cache_control", sa.Text),
+    sa.Column("custom", sa.JSON, nullable=False),  # the user's own metadata: str -> str
+    _text("storage_class"),
+    _text("owner"),  # the member who wrote it
+    sa.Column("blob", sa.Text, sa.ForeignKey("blobs.id"), nullable=False, index=True),
+    _time("created"),
+    _time("updated"),
+)
+
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    _text("id", primary_key=True),  # unguessable: holding it is the right to go on
+    sa.Column("bucket", sa.Text, sa.ForeignKey("buckets.name", ondelete="CASCADE"), nullable=False),
+    _text("name"),
+    _text("owner"),
+    sa.Column("size", sa.BigInteger),  # the announced total; null while unknown
+    _whole("received", server_default="0"),  # bytes that are durable: the file may hold more, which a crash cut off
+    sa.Column("intent", sa.JSON, nullable=False),  # the object's metadata and preconditions, as they were asked for
+    sa.Column("result", sa.JSON),  # the object's resource once finished: a repeated last request gets it again
+    _time("created"),
+)
+
+# --- jobs: the work ---
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("project", sa.Text, sa.ForeignKey("projects.id"), primary_key=True),
+    _text("id", primary_key=True),
+    _whole("position", index=True),  # order of arrival: oldest first out of the queue
+    _text("state"),
+    sa.Column("error", sa.Text),
+    sa.Column("training", sa.JSON, nullable=False),  # TrainingInput
+    sa.Column("labels", sa.JSON, nullable=False),
+    _whole("etag"),  # grows by one with every change
+    _text("creator"),
+    _whole("attempts"),
+    sa.Column("worker", sa.Text),  # who holds the lease
+    _time("lease", nullable=True),  # until when
+    _time("created"),
+    _time("started", nullable=True),
+    _time("ended", nullable=True),
+    sa.Index("ix_jobs_state", "state", "position"),
+)
+
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    _text("id", primary_key=True),
+    sa.Column("project", sa.Text, sa.ForeignKey("projects.id"), nullable=False),
+    _text("kind"),  # job | version
+    _text("subject"),  # the job's id, or model/version
+    _text("task"),  # master-replica-0
+    _whole("number"),  # 1, 2, ... of this subject
+    _text("state"),  # STARTED -> PREPARING -> RUNNING -> ENDED; FENCED: superseded, its word is refused
+    sa.Column("identity", sa.Text, nullable=False),  # the service account that the user's code acts as
+    sa.Column("work", sa.JSON, nullable=False),  # what the replica is to do: see plan.Work
+    _text("handle", server_default=""),  # the engine's own word for the running replica
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("error", sa.Text),
+    _time("created"),
+    _time("heard", nullable=True),  # the last heartbeat
+    _time("ended", nullable=True),
+    sa.Index("ix_attempts_subject", "project", "kind", "subject"),
+)
+
+logs = sa.Table(
+    "logs",
+    metadata,
+    sa.Column("row", sa.Integer, primary_key=True, autoincrement=True),
+    _text("project"),
+    _text("subject"),  # the job's id, or model/version
+    _text("insert_id"),
+    _text("timestamp"),  # RFC 3339 with nine digits: clients compare it as text
+    _text("severity"),
+    _text("task"),
+    _text("message"),
+    _time("created"),  # when the line was written, where it was written
+    sa.UniqueConstraint("project", "subject", "insert_id"),
+    sa.Index("ix_logs_read", "project", "subject", "timestamp", "insert_id"),
+    sa.Index("ix_logs_timestamp", "timestamp", "insert_id"),
+)
+
+# --- models: the result ---
+
+models = sa.Table(
+    "models",
+    metadata,
+    sa.Column("project", sa.Text, sa.ForeignKey("projects.id"), primary_key=True),
+    _text("name", primary_key=True),
+    sa.Column("resource", sa.JSON, nullable=False),  # Model's fields that the caller sets
+    sa.Column("default_version", sa.Text),
+    _whole("etag"),
+    _time("created"),
+)
+
+versions = sa.Table(
+    "versions",
+    metadata,
+    _text("project", primary_key=True),
+    _text("model", primary_key=True),
+    _text("name", primary_key=True),
+    sa.Column("resource", sa.JSON, nullable=False),  # Version's fields that the caller sets
+    _text("state"),
+    sa.Column("error", sa.Text),
+    _text("folder"),  # where its copied bytes are, a name below the home's models folder
+    sa.Column("runtime", sa.JSON, nullable=False),  # what was chosen: version, python
+    _whole("etag"),
+    _time("created"),
+    _time("last_use", nullable=True),
+    sa.ForeignKeyConstraint(["project", "model"], ["models.project", "models.name"]),
+)
+
+operations = sa.Table(
+    "operations",
+    metadata,
+    sa.Column("project", sa.Text, sa.ForeignKey("projects.id"), primary_key=True),
+    _text("id", primary_key=True),
+    _text("kind"),  # CREATE_VERSION | DELETE_VERSION | DELETE_MODEL ...
+    _text("model"),
+    sa.Column("version", sa.Text),
+    sa.Column("done", sa.Boolean, nullable=False),
+    sa.Column("cancelled", sa.Boolean, nullable=False),
+    sa.Column("error", sa.JSON),  # google.rpc.Status
+    sa.Column("response", sa.JSON),
+    _time("created"),
+    _time("started", nullable=True),
+    _time("ended", nullable=True),
+)

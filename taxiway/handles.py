@@ -1,0 +1,116 @@
+"""What an engine and a replica leave for each other on one host: the order, the handle, the exit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import psutil
+
+MARK = "TAXIWAY_ATTEMPT_ID"  # in the environment of everything that a replica starts: how its strays are found
+LOST = -1  # the exit code of a replica that went without a word
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What a replica is started with: `<folder>/order.json`, readable by its owner only."""
+
+    attempt: str
+    token: str
+    url: str  # the server's plain port
+    tls_port: int
+    bundle: str  # the file of CAs that the user's code is to trust
+
+    @classmethod
+    def read(cls, folder: Path) -> Order:
+        return msgspec.json.decode((folder / "order.json").read_bytes(), type=cls)
+
+
+class Handle(msgspec.Struct, frozen=True):
+    """A process that cannot be mistaken for a later one with its number, and the folder it works in."""
+
+    pid: int
+    started: float  # in the kernel's own clock, which no correction of the time moves
+    boot: str
+    folder: str
+
+    @classmethod
+    def mine(cls, folder: Path) -> Handle:
+        return cls(os.getpid(), start_time(os.getpid()), boot_id(), str(folder))
+
+    @property
+    def process(self) -> psutil.Process | None:
+        """The process, if it still runs."""
+        if self.boot != boot_id():
+            return None
+        try:
+            process = psutil.Process(self.pid)
+            if start_time(self.pid) != self.started or process.status() == psutil.STATUS_ZOMBIE:
+                return None
+        except (psutil.NoSuchProcess, OSError):
+            return None
+        return process
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """How the user's code ended: `<folder>/exit.json`, on the disk before it is reported."""
+
+    code: int
+    error: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Exit | None:
+        try:
+            return msgspec.json.decode((folder / "exit.json").read_bytes(), type=cls)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+
+
+class Said(msgspec.Struct, frozen=True):
+    """One line of output: `<folder>/said.jsonl` keeps them until the server has them."""
+
+    seq: int
+    time: float  # seconds since 1970
+    severity: str
+    message: str
+
+
+def said(folder: Path) -> list[Said]:
+    """The lines that a replica left on the disk; a half-written last one is left out."""
+    lines = []
+    try:
+        text = (folder / "said.jsonl").read_bytes()
+    except FileNotFoundError:
+        return []
+    for line in text.splitlines():
+        try:
+            lines.append(msgspec.json.decode(line, type=Said))
+        except msgspec.DecodeError:
+            break
+    return lines
+
+
+def save(path: Path, value: msgspec.Struct) -> None:
+    """Write a file that only its owner may read, whole and on the disk before it has its name."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(msgspec.json.encode(value))
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(path)
+
+
+def start_time(pid: int) -> float:
+    """When a process started. Linux: clock ticks since boot, from /proc (proc_pid_stat(5), field 22)."""
+    try:
+        return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except FileNotFoundError:
+        return float(psutil.Process(pid).create_time())
+
+
+def boot_id() -> str:
+    """A word that changes with every boot of this machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return str(int(psutil.boot_time()))

@@ -1,0 +1,22 @@
+"""The built rooms, handed to whoever answers a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from taxiway.db.database import Database
+from taxiway.iam.keys import Keys
+from taxiway.jobs.worker import Worker
+from taxiway.models.deployments import Deployments
+from taxiway.settings import Settings
+from taxiway.storage.blobs import Blobs
+
+
+@dataclass(slots=True, kw_only=True)
+class House:
+    settings: Settings
+    db: Database
+    keys: Keys
+    blobs: Blobs
+    deployments: Deployments
+    worker: Worker

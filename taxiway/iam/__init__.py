@@ -1,0 +1,5 @@
+"""THE WHO: projects, service accounts and their keys, tokens, policies.
+
+`policies.may(...)` is pure: members, a permission and bindings go in, a yes or no comes out. Imports the database and
+the lowest floor. One call: `policies.need(db, who, "storage.objects.get", bucket="rides")`.
+"""

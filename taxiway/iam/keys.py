@@ -1,0 +1,156 @@
+"""Tokens: who a bearer is, and the keys that prove it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jwt
+import sqlalchemy as sa
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from taxiway import errors
+from taxiway.db.database import Database
+from taxiway.db.tables import attempts, service_account_keys, service_accounts
+from taxiway.iam import members
+from taxiway.iam.members import Caller
+
+ISSUER = "taxiway"
+HOUR = 3600
+LEEWAY_S = 60  # how far a client's clock may be off
+JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+LIVE_ATTEMPTS = ("STARTED", "PREPARING", "RUNNING")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The secret that signs this home's access tokens (HS256), and the rules by which a bearer is believed."""
+
+    secret: bytes
+
+    def access_token(self, member: str, *, now: float, seconds: int = HOUR, attempt: str = "") -> str:
+        """A token that says `member` until `now + seconds`; one that names an attempt dies with it."""
+        claims: dict[str, Any] = {"iss": ISSUER, "sub": member, "iat": int(now), "exp": int(now) + seconds}
+        if attempt:
+            claims["att"] = attempt
+        return jwt.encode(claims, self.secret, algorithm="HS256")
+
+    def replica_token(self, attempt: str, *, now: float) -> str:
+        """The token of the replica itself: good for reports on its own attempt and nothing else, while that lives."""
+        return self.access_token("", now=now, seconds=400 * 24 * HOUR, attempt=attempt)
+
+    def caller(self, db: Database, bearer: str, *, now: float) -> Caller:
+        """Who a bearer token stands for.
+
+        Takes this home's access tokens and a service account's self-signed JWT (google.auth and oauth2client send
+        those as they are). Raises Unauthenticated with the reason.
+        """
+        try:
+            header = jwt.get_unverified_header(bearer)
+        except jwt.InvalidTokenError as error:
+            raise errors.Unauthenticated(
+                "The access token is not one of this server's. Get a fresh one: taxiway auth print-access-token"
+            ) from error
+        if header.get("alg") == "RS256":
+            return Caller(members.of_email(assertion_email(db, bearer, header, now=now)))
+        try:
+            claims = jwt.decode(
+                bearer,
+                self.secret,
+                algorithms=["HS256"],
+                issuer=ISSUER,
+                options={"require": ["exp", "sub", "iss"], "verify_exp": False, "verify_iat": False},
+            )
+        except jwt.InvalidTokenError as error:
+            raise errors.Unauthenticated(
+                f"The access token does not hold ({error}). Get a fresh one: taxiway auth print-access-token"
+            ) from error
+        if claims["exp"] < now:
+            raise errors.Unauthenticated(
+                "The access token has expired. Get a fresh one: taxiway auth print-access-token"
+            )
+        attempt = claims.get("att", "")
+        if attempt and not _lives(db, attempt):
+            raise errors.Unauthenticated(f"The token belonged to attempt {attempt}, which has ended or was superseded.")
+        return Caller(claims["sub"], attempt)
+
+
+def load(folder: Path) -> Keys:
+    """The home's secret; made on first use, readable by its owner only."""
+    path = folder / "signing.key"
+    if not path.exists():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = folder / f"signing.key.{os.getpid()}"
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(path)
+    return Keys(path.read_bytes())
+
+
+def assertion_email(db: Database, assertion: str, header: dict[str, Any], *, now: float) -> str:
+    """The service account that signed a JWT with one of its keys.
+
+    The audience is not checked: Google's clients write their own token endpoint's whatever token_uri says. Raises
+    Unauthenticated for an unknown key, a signature that does not match, or a JWT that is too old or too long-lived.
+    """
+    with db.read() as rows:
+        key = rows.execute(
+            sa.select(service_account_keys).where(service_account_keys.c.id == str(header.get("kid", "")))
+        ).first()
+    if key is None:
+        raise errors.Unauthenticated(f"No service account here has the key {header.get('kid')!r} that signed the JWT.")
+    try:
+        claims = jwt.decode(
+            assertion,
+            key.public_key,
+            algorithms=["RS256"],
+            options={"verify_aud": False, "verify_exp": False, "verify_iat": False, "require": ["iss", "exp", "iat"]},
+        )
+    except jwt.InvalidTokenError as error:
+        raise errors.Unauthenticated(f"The JWT of {key.email} does not hold: {error}.") from error
+    if claims["iss"] != key.email:
+        raise errors.Unauthenticated(f"The JWT says it is by {claims['iss']!r}, and its key belongs to {key.email}.")
+    if not now - LEEWAY_S <= claims["exp"] <= now + HOUR + LEEWAY_S or claims["iat"] > now + LEEWAY_S:
+        raise errors.Unauthenticated(f"The JWT of {key.email} has expired, or lives for more than an hour.")
+    return str(key.email)
+
+
+def create_key(tx: sa.Connection, email: str, *, token_uri: str, now: float) -> dict[str, str]:
+    """A new RSA key of a service account, as the JSON file that Google's libraries read. Its private half is not kept."""
+    account = tx.execute(sa.select(service_accounts).where(service_accounts.c.email == email)).first()
+    if account is None:
+        raise errors.NotFound(f"The service account {email} does not exist.")
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    key_id = secrets.token_hex(20)
+    public_pem = private.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    private_pem = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    tx.execute(
+        service_account_keys.insert().values(id=key_id, email=email, public_key=public_pem.decode(), created=now)
+    )
+    return {
+        "type": "service_account",
+        "project_id": account.project,
+        "private_key_id": key_id,
+        "private_key": private_pem.decode(),
+        "client_email": email,
+        "client_id": account.unique_id,
+        "auth_uri": f"{token_uri.removesuffix('/token')}/auth",
+        "token_uri": token_uri,
+        "universe_domain": "googleapis.com",
+    }
+
+
+def _lives(db: Database, attempt: str) -> bool:
+    with db.read() as rows:
+        state = rows.execute(sa.select(attempts.c.state).where(attempts.c.id == attempt)).scalar()
+    return state in LIVE_ATTEMPTS

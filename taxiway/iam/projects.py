@@ -1,0 +1,99 @@
+"""Projects and their service accounts."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from taxiway import errors
+from taxiway.db.database import Database
+from taxiway.db.tables import projects, service_accounts
+from taxiway.iam import policies
+
+DOMAIN = "gserviceaccount.com"
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    id: str
+    number: int
+    name: str
+    policy: dict[str, Any]
+    policy_version: int
+    created: float
+
+
+def create(tx: sa.Connection, project: str, *, owners: list[str], now: float) -> Project:
+    """A project with a number of its own, its ML service agent, and its owners. Raises AlreadyExists."""
+    if tx.execute(sa.select(projects.c.id).where(projects.c.id == project)).first():
+        raise errors.AlreadyExists(f"The project {project!r} exists already; choose another id.")
+    number = 100_000_000_000 + secrets.randbelow(900_000_000_000)  # twelve digits, as Google's
+    policy = {"bindings": [{"role": "roles/owner", "members": sorted(owners)}]}
+    tx.execute(
+        projects.insert().values(
+            id=project, number=number, name=project, policy=policy, policy_version=1, created=now
+        )
+    )
+    create_account(tx, project, service_agent(number), "ML service agent: what jobs and versions act as", now=now)
+    return Project(project, number, project, policy, 1, now)
+
+
+def service_agent(number: int) -> str:
+    """The e-mail of a project's ML service agent, as getConfig tells it."""
+    return f"service-{number}@cloud-ml.google.com.iam.{DOMAIN}"
+
+
+def account_email(project: str, name: str) -> str:
+    return f"{name}@{project}.iam.{DOMAIN}"
+
+
+def create_account(tx: sa.Connection, project: str, email: str, display_name: str, *, now: float) -> None:
+    tx.execute(
+        service_accounts.insert().values(
+            email=email,
+            project=project,
+            unique_id=str(10**20 + secrets.randbelow(9 * 10**20)),
+            display_name=display_name,
+            created=now,
+        )
+    )
+
+
+def get(db: Database, project: str) -> Project:
+    """A project by its id or its number. Raises NotFound."""
+    with db.read() as rows:
+        return _get(rows, project)
+
+
+def every(db: Database) -> list[Project]:
+    with db.read() as rows:
+        return [Project(**row._mapping) for row in rows.execute(sa.select(projects).order_by(projects.c.id))]
+
+
+def set_policy(db: Database, project: str, policy: dict[str, Any]) -> Project:
+    """Replace the bindings; raises Aborted if `policy` carries the etag of an older one, InvalidArgument for bad words."""
+    bindings = policies.checked(policy)
+
+    def save(tx: sa.Connection) -> Project:
+        held = _get(tx, project)
+        if policy.get("etag") not in (None, "", policies.etag(held.policy_version)):
+            raise errors.Aborted(f"The policy of projects/{held.id} was changed by somebody else; read it again.")
+        tx.execute(
+            projects.update()
+            .where(projects.c.id == held.id)
+            .values(policy={"bindings": bindings}, policy_version=held.policy_version + 1)
+        )
+        return _get(tx, held.id)
+
+    return db.write(save)
+
+
+def _get(rows: sa.Connection, project: str) -> Project:
+    by = projects.c.number == int(project) if project.isdigit() else projects.c.id == project
+    row = rows.execute(sa.select(projects).where(by)).first()
+    if row is None:
+        raise errors.NotFound(f"The project {project!r} does not exist here, or its name is misspelt.")
+    return Project(**row._mapping)

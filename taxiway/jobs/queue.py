@@ -1,0 +1,196 @@
+"""The rows of jobs: every change is one guarded UPDATE, and the row is the judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from taxiway import errors
+from taxiway.compute import logs
+from taxiway.db.database import Database
+from taxiway.db.tables import jobs
+from taxiway.jobs import states
+from taxiway.jobs.states import State
+from taxiway.schemas import TrainingInput
+
+ACCEPTED = (
+    "Validating job requirements...",
+    "Job creation request has been successfully validated.",
+    "Job {id} is queued.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    project: str
+    id: str
+    position: int
+    state: State
+    error: str | None
+    training: TrainingInput
+    labels: dict[str, str]
+    etag: int
+    creator: str
+    attempts: int
+    worker: str | None
+    lease: float | None
+    created: float
+    started: float | None
+    ended: float | None
+
+
+def create(
+    db: Database, project: str, job: str, told: TrainingInput, labels: dict[str, str], *, creator: str, now: float
+) -> Job:
+    """Queue a job that was checked. Raises AlreadyExists for an id that this project ever used."""
+
+    def save(tx: sa.Connection) -> Job:
+        if tx.execute(sa.select(jobs.c.id).where(_is(project, job))).first():
+            raise errors.AlreadyExists(
+                f"Field: job.job_id Error: A job with the id {job!r} exists already in projects/{project}; "
+                "job ids are never used twice. Choose another one."
+            )
+        last = tx.execute(sa.select(sa.func.max(jobs.c.position))).scalar() or 0
+        tx.execute(
+            jobs.insert().values(
+                project=project,
+                id=job,
+                position=last + 1,
+                state=State.QUEUED.value,
+                training=msgspec.to_builtins(told),
+                labels=labels,
+                etag=1,
+                creator=creator,
+                attempts=0,
+                created=now,
+            )
+        )
+        logs.say(tx, project, job, *(line.format(id=job) for line in ACCEPTED), now=now)
+        return read(tx, project, job)
+
+    return db.write(save)
+
+
+def read(rows: sa.Connection, project: str, job: str) -> Job:
+    """Raises NotFound."""
+    row = rows.execute(sa.select(jobs).where(_is(project, job))).first()
+    if row is None:
+        raise errors.NotFound(f"The job projects/{project}/jobs/{job} does not exist. List them: taxiway jobs list")
+    return _job(row)
+
+
+def get(db: Database, project: str, job: str) -> Job:
+    with db.read() as rows:
+        return read(rows, project, job)
+
+
+def newest(db: Database, project: str, *, limit: int, before: int | None = None) -> list[Job]:
+    """Up to `limit` jobs of a project, newest first; of those only that arrived before a position."""
+    asked = sa.select(jobs).where(jobs.c.project == project).order_by(jobs.c.position.desc()).limit(limit)
+    if before is not None:
+        asked = asked.where(jobs.c.position < before)
+    with db.read() as rows:
+        return [_job(row) for row in rows.execute(asked)]
+
+
+def ahead(db: Database, job: Job) -> int:
+    """How many queued jobs will be claimed before this one: 0 is next."""
+    count = sa.select(sa.func.count()).where(jobs.c.state == State.QUEUED.value, jobs.c.position < job.position)
+    with db.read() as rows:
+        return int(rows.execute(count).scalar_one())
+
+
+def claim(tx: sa.Connection, *, worker: str, now: float, lease: float) -> Job | None:
+    """Take the oldest queued job, or one whose worker fell silent; None if there is none."""
+    row = tx.execute(
+        sa.select(jobs)
+        .where(
+            (jobs.c.state == State.QUEUED.value)
+            | (jobs.c.state.in_([state.value for state in states.HELD]) & (jobs.c.lease < now))
+        )
+        .order_by(jobs.c.state == State.QUEUED.value, jobs.c.position)  # the abandoned first: they were promised
+        .limit(1)
+    ).first()
+    if row is None:
+        return None
+    held = {"worker": worker, "lease": now + lease}
+    tx.execute(jobs.update().where(_is(row.project, row.id)).values(**held))
+    if row.state == State.QUEUED.value:
+        return move(tx, row.project, row.id, State.PREPARING, worker=worker)
+    return read(tx, row.project, row.id)
+
+
+def abandoned(rows: sa.Connection, *, now: float) -> bool:
+    """Whether some job's worker fell silent."""
+    held = jobs.c.state.in_([state.value for state in states.HELD])
+    return rows.execute(sa.select(jobs.c.id).where(held & (jobs.c.lease < now)).limit(1)).first() is not None
+
+
+def release_all(db: Database) -> None:
+    """Every lease ends now. Only for one who knows that no other worker lives: the holder of the home's lock."""
+    db.write(lambda tx: tx.execute(jobs.update().where(jobs.c.lease.is_not(None)).values(lease=0.0)))
+
+
+def renew(db: Database, *, worker: str, until: float) -> None:
+    db.write(lambda tx: tx.execute(jobs.update().where(jobs.c.worker == worker).values(lease=until)))
+
+
+def held_by(db: Database, worker: str) -> list[Job]:
+    held = jobs.c.state.in_([state.value for state in states.HELD])
+    with db.read() as rows:
+        return [_job(row) for row in rows.execute(sa.select(jobs).where(held & (jobs.c.worker == worker)))]
+
+
+def move(
+    tx: sa.Connection, project: str, job: str, to: State, *, worker: str | None = None, **changes: Any
+) -> Job:
+    """Compare-and-set: the row decides, so two callers cannot both win.
+
+    A worker passes its name; once its lease was taken, so is its word. Raises FailedPrecondition if the job is not in
+    a state that leads to `to`, NotFound if there is no such job.
+    """
+    guard = _is(project, job) & jobs.c.state.in_([state.value for state in states.before(to)])
+    if worker is not None:
+        guard &= jobs.c.worker == worker
+    if to in states.FINAL:
+        changes |= {"worker": None, "lease": None}
+    moved = tx.execute(jobs.update().where(guard).values(state=to.value, etag=jobs.c.etag + 1, **changes)).rowcount
+    found = read(tx, project, job)
+    if not moved:
+        raise errors.FailedPrecondition(
+            f"The job {job} is {found.state.value} and cannot become {to.value}"
+            + (f" by the word of {worker}." if worker else ".")
+        )
+    return found
+
+
+def cancel(db: Database, project: str, job: str, *, now: float) -> Job:
+    """A queued job is cancelled at once, a running one by its worker. Raises FailedPrecondition if it has ended."""
+
+    def save(tx: sa.Connection) -> Job:
+        found = read(tx, project, job)
+        if found.state in states.FINAL:
+            raise errors.FailedPrecondition(f"The job {job} has ended ({found.state.value}); there is nothing to cancel.")
+        if found.state is State.CANCELLING:
+            return found
+        if found.state is State.QUEUED:
+            logs.say(tx, project, job, "Job cancelled.", now=now)
+            return move(tx, project, job, State.CANCELLED, ended=now)
+        logs.say(tx, project, job, "Job cancel requested; stopping its replicas.", now=now)
+        return move(tx, project, job, State.CANCELLING)
+
+    return db.write(save)
+
+
+def _is(project: str, job: str) -> sa.ColumnElement[bool]:
+    return (jobs.c.project == project) & (jobs.c.id == job)
+
+
+def _job(row: sa.Row[Any]) -> Job:
+    told = dict(row._mapping)
+    told["state"] = State(told["state"])
+    told["training"] = msgspec.convert(told["training"], TrainingInput)
+    return Job(**told)

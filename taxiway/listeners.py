@@ -1,0 +1,191 @@
+"""One application on several ports of one process, each with its own parser: uvicorn, started and ended as one.
+
+    async def main() -> None:
+        plain, secure = listen("127.0.0.1", 8080), listen("127.0.0.1", 0)
+        rows = [Listener(plain, None, "httptools"), Listener(secure, context, "h11")]
+        await Listeners(app, rows, grace_s=10).serve(until_signalled())
+
+    run(main())
+
+The plain port parses with httptools, which is twice as fast. The TLS port parses with h11: TensorFlow sends its PUT
+with both `Transfer-Encoding: chunked` and `Content-Length`, and httptools refuses that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+import ssl
+from collections.abc import Coroutine, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.lifespan.off import LifespanOff
+from uvicorn.lifespan.on import LifespanOn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from taxiway import errors
+
+try:
+    import uvloop
+except ImportError:  # Windows and PyPy have none; asyncio's own loop is slower, and right
+    uvloop = None  # type: ignore[assignment]
+
+T = TypeVar("T")
+
+IDENTITY = re.compile(rb"(?<=\r\n)transfer-encoding: *identity\r\n", re.IGNORECASE)
+BACKLOG = 2048
+KEEP_ALIVE_S = 65  # longer than the pools of Google's clients keep an idle connection without looking
+LINGER_S = 1.0  # for a closed connection to be closed on the other side too
+
+
+class Listener(NamedTuple):
+    """A bound socket, the TLS context if it speaks https, and who parses HTTP there."""
+
+    sock: socket.socket
+    tls: ssl.SSLContext | None
+    parser: Literal["httptools", "h11"]
+
+
+class Identity(H11Protocol):
+    """h11, for a client that names the encoding of no encoding.
+
+    TensorFlow's empty POST says `Transfer-Encoding: identity` beside its Content-Length (RFC 2616, 3.6); h11 knows only
+    `chunked`. A request's head arrives before anything of its body, so only what comes between two requests is read.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        if self.conn.their_state is h11.IDLE:
+            data = IDENTITY.sub(b"", data, count=1)
+        super().data_received(data)
+
+
+class Listeners:
+    """Serves `app` on all `rows`: one lifespan, one state. It handles no signals and writes no access log."""
+
+    def __init__(self, app: ASGIApp, rows: Sequence[Listener], grace_s: float) -> None:
+        """Takes bound sockets (see `listen`), which it closes; at the end running requests get `grace_s` seconds."""
+        self._rows = rows
+        self._servers = [uvicorn.Server(_config(app, row)) for row in rows]
+        self._grace_s = grace_s
+        self.started = asyncio.Event()
+
+    async def serve(self, until: asyncio.Event) -> None:
+        """Serves until the event is set, then lets the running requests end. Call it once.
+
+        `started` is set when every port answers. Raises Internal if the application's lifespan did not start; the
+        reason stands in the log of `uvicorn.error`.
+        """
+        lifespan = LifespanOn(self._servers[0].config)
+        await lifespan.startup()
+        if lifespan.should_exit:
+            for row in self._rows:
+                row.sock.close()
+            raise errors.Internal("The server did not start; the reason stands in its log, above.")
+        ticking: list[asyncio.Task[None]] = []
+        try:
+            for server, row in zip(self._servers, self._rows, strict=True):
+                await _start(server, row, lifespan.state)
+                ticking.append(asyncio.create_task(server.main_loop()))
+            self.started.set()
+            await until.wait()
+        finally:
+            for server in self._servers:
+                server.should_exit = True
+            await asyncio.gather(*ticking)
+            await self._drain()
+            await lifespan.shutdown()
+
+    async def _drain(self) -> None:
+        """Ends every connection: the idle at once, the others after their request, all of them after the grace.
+
+        uvicorn's own end waits for connections, and a TLS client that keeps one in its pool never answers the goodbye.
+        """
+        states = [server.server_state for server in self._servers]
+        for server, row in zip(self._servers, self._rows, strict=True):
+            for listening in getattr(server, "servers", []):  # none where the start-up was cut short
+                listening.close()
+            row.sock.close()
+            for connection in list(server.server_state.connections):
+                connection.shutdown()
+        running = [task for state in states for task in state.tasks]
+        if running:
+            _, late = await asyncio.wait(running, timeout=self._grace_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        clock = asyncio.get_running_loop()
+        deadline = clock.time() + LINGER_S
+        while any(state.connections for state in states) and clock.time() < deadline:
+            await asyncio.sleep(0.01)
+        for state in states:
+            for connection in list(state.connections):
+                connection.transport.abort()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address (a free port if `port` is 0), for a `Listener`.
+
+    SO_REUSEADDR only: with SO_REUSEPORT a second server would share the port instead of being refused. Raises
+    FailedPrecondition if the address is taken or not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(BACKLOG)
+        except OSError:
+            sock.close()
+            raise
+    except OSError as e:
+        raise errors.FailedPrecondition(
+            f"The server could not listen on {host}:{port} ({e.strerror or e}). "
+            "Stop the program that uses the address, or choose another with --host and --port."
+        ) from e
+    return sock
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Runs `main` in an event loop of its own: uvloop's where it is installed."""
+    return asyncio.run(main) if uvloop is None else uvloop.run(main)  # type: ignore[redundant-expr]
+
+
+def until_signalled() -> asyncio.Event:
+    """An event of the running loop that the first SIGTERM or SIGINT sets; later ones change nothing."""
+    signalled = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, signalled.set)
+    return signalled
+
+
+def _config(app: ASGIApp, row: Listener) -> uvicorn.Config:
+    tls = row.tls
+    return uvicorn.Config(
+        app,
+        http=Identity if row.parser == "h11" else row.parser,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        # Clients come through our own relay on loopback: what they say about who they are is not to be believed.
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        ssl_context_factory=None if tls is None else lambda *_: tls,
+    )
+
+
+async def _start(server: uvicorn.Server, row: Listener, state: dict[str, Any]) -> None:
+    """What `uvicorn.Server.serve` does first, without a lifespan and signals of its own."""
+    if not server.config.loaded:
+        server.config.load()
+    server.lifespan = LifespanOff(server.config)
+    server.lifespan.state = state
+    await server.startup(sockets=[row.sock])

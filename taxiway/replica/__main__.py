@@ -1,0 +1,33 @@
+"""`python -m taxiway.replica FOLDER`: the one replica of the attempt whose order lies in FOLDER."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sys
+from pathlib import Path
+
+from taxiway import handles
+from taxiway.replica.agent import Agent
+
+TAKEN = 75  # another replica holds the folder: this one never was
+
+
+def main() -> int:
+    folder = Path(sys.argv[1]).absolute()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return TAKEN
+    if (folder / "exit.json").exists():
+        return TAKEN
+    handles.save(folder / "handle.json", handles.Handle.mine(folder))
+    return Agent(folder).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

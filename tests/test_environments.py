@@ -1,0 +1,475 @@
+"""Environments: real uv, real builds of tiny packages. All but the last test work without a network, from a wheelhouse
+that is packed here: the runtime of these tests holds setuptools and packaging as this interpreter has them."""
+
+import csv
+import fcntl
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import textwrap
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from taxiway import environments, errors
+
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+NO_INIT = "Put an empty __init__.py"
+
+
+def wheel(folder, name, version, files, requires=()):
+    """Write a wheel by hand, without a build; return its path."""
+    info = f"{name}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    everything = {
+        **files,
+        f"{info}/METADATA": metadata + "".join(f"Requires-Dist: {line}\n" for line in requires),
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = io.StringIO()
+    csv.writer(record).writerows([(path, "", "") for path in [*everything, f"{info}/RECORD"]])
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for inside, content in {**everything, f"{info}/RECORD": record.getvalue()}.items():
+            archive.writestr(inside, content)
+    return path
+
+
+def repack(folder, name):
+    """A wheel of a distribution that this interpreter has."""
+    found = importlib.metadata.distribution(name)
+    files = {str(f): f.locate().read_bytes() for f in found.files if f.suffix != ".pyc" and ".dist-info" not in str(f)}
+    info = {str(f): f.locate().read_bytes() for f in found.files if f.name == "entry_points.txt" and ".." not in str(f)}
+    return wheel(folder, name, found.version, {**files, **info})
+
+
+def sdist(folder, name="trainer", setup="packages=find_packages()", files=None, version="0.1"):
+    """Write a source archive; `setup` is what its setup.py says beside name and version."""
+    files = (
+        {"trainer/__init__.py": "", "trainer/task.py": "import tiny\nprint(tiny.WORD)\n"} if files is None else files
+    )
+    program = f"from setuptools import find_packages, setup\nsetup(name={name!r}, version={version!r}, {setup})\n"
+    path = folder / f"{name}-{version}.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for inside, content in {"setup.py": program, **files}.items():
+            member = tarfile.TarInfo(f"{name}-{version}/{inside}")
+            member.size = len(content.encode())
+            archive.addfile(member, io.BytesIO(content.encode()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheelhouse(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheelhouse")
+    repack(folder, "setuptools")
+    repack(folder, "packaging")
+    wheel(folder, "tiny", "1.0", {"tiny.py": "WORD = 'tiny 1.0'\n"})
+    wheel(folder, "tiny", "2.0", {"tiny.py": "WORD = 'tiny 2.0'\n"})
+    wheel(folder, "wings", "3.0", {"wings.py": "import feather\n"}, requires=["tiny", "feather>=1; python_version>'3'"])
+    wheel(folder, "feather", "1.5", {"feather.py": ""})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runtime(wheelhouse, tmp_path_factory):
+    lock = tmp_path_factory.mktemp("lock") / "tiny.lock"
+    rows = []
+    for path in sorted(wheelhouse.glob("*.whl")):
+        name, version = path.name.split("-")[:2]
+        if name in ("setuptools", "packaging") or (name, version) == ("tiny", "1.0"):
+            rows.append(f"{name}=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n")
+    lock.write_text("".join(rows))
+    return environments.Runtime("0.1", (HERE,), lock, provides={"giant": "tiny"})
+
+
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def choice(runtime, wheelhouse, shared_cache, monkeypatch):
+    """The tiny runtime on this Python, in a cache that the tests of this file share, without a network."""
+    monkeypatch.setenv("TAXIWAY_WHEELHOUSE", str(wheelhouse))
+    monkeypatch.setenv("TAXIWAY_CACHE", str(shared_cache))
+    return environments.choose(runtime, HERE)
+
+
+@pytest.fixture
+def fresh(choice, tmp_path, monkeypatch):
+    """As `choice`, in a cache of the test's own."""
+    monkeypatch.setenv("TAXIWAY_CACHE", str(tmp_path / "cache"))
+    return choice
+
+
+def run(python, code):
+    return subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True, cwd="/").stdout.strip()
+
+
+# --- what is offered
+
+
+def test_the_default_runtime_is_offered_and_every_lock_names_no_host():
+    assert environments.default() in environments.table()
+    for runtime in environments.table().values():
+        text = runtime.lock.read_text()
+        assert "://" not in text
+        assert all(f"\n{needed}==" in text for needed in ("setuptools", "wheel", "packaging"))
+        assert all(f"\n{other}==" in text for other in runtime.provides.values())
+
+
+def test_an_unknown_runtime_is_refused_with_what_is_offered():
+    with pytest.raises(errors.InvalidArgument, match=r"runtimeVersion.*'9\.9'.*2\.21") as caught:
+        environments.resolve("9.9", None)
+    assert [name for name, _ in caught.value.faults] == ["runtimeVersion"]
+
+
+@pytest.mark.parametrize("python", ["2.7", "3", "3.11.7", "x"])
+def test_a_python_that_the_runtime_does_not_offer_is_refused_with_those_it_does(python):
+    with pytest.raises(errors.InvalidArgument, match=r"pythonVersion.*3\.11, 3\.12") as caught:
+        environments.resolve("2.21", python)
+    assert [name for name, _ in caught.value.faults] == ["pythonVersion"]
+
+
+def test_a_python_that_this_machine_lacks_is_refused_with_where_to_name_one(runtime):
+    absent = environments.Runtime("0.1", ("3.99",), runtime.lock)
+    with pytest.raises(errors.InvalidArgument, match=r"Python 3\.99 was not found.*TAXIWAY_PYTHONS"):
+        environments.choose(absent, None)
+
+
+def test_an_unset_python_is_the_first_preferred_one_that_is_here(runtime):
+    some = environments.Runtime("0.1", ("3.99", HERE), runtime.lock)
+    assert environments.choose(some, None).python == HERE
+    assert environments.choose(some, "").release == ".".join(map(str, sys.version_info[:3]))
+
+
+# --- the Pythons of this machine
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """No Python but the running one is to be found by chance."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def impostor(path, version):
+    """A program that says it is a Python of that release."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\necho {version}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_the_running_python_is_found_whatever_the_home_and_path(nowhere):
+    found = environments.find_python(HERE)
+    assert found is not None
+    assert not found.is_relative_to(nowhere)
+
+
+@pytest.mark.parametrize("given", ["python3.98", "", "bin/..", "versions"])
+def test_a_python_is_found_in_what_taxiway_pythons_names(nowhere, monkeypatch, given):
+    impostor(nowhere / "python3.98", "3.98.1")
+    impostor(nowhere / "bin/python3.98", "3.98.1")
+    impostor(nowhere / "versions/3.98.1/bin/python3.98", "3.98.1")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setenv("TAXIWAY_PYTHONS", f"/nonexistent:{nowhere / given}")
+    assert environments.find_python("3.98") is not None
+
+
+def test_the_newest_release_of_a_version_folder_is_taken(nowhere):
+    for release in ("3.98.9", "3.98.10", "3.98.2"):
+        impostor(nowhere / f"versions/{release}/bin/python3.98", release)
+    assert environments.find_python("3.98") == nowhere / "versions/3.98.10/bin/python3.98"
+
+
+def test_a_shim_that_does_not_run_is_passed_over(nowhere, monkeypatch):
+    shim = impostor(nowhere / "shims/python3.98", "3.98.1")
+    shim.write_text("#!/bin/sh\necho 'command not found' >&2\nexit 127\n")
+    impostor(nowhere / "liar/python3.98", "3.97.0")
+    real = impostor(nowhere / "real/python3.98", "3.98.1")
+    monkeypatch.setenv("PATH", f"{shim.parent}:{nowhere / 'liar'}:{real.parent}")
+    assert environments.find_python("3.98") == real
+
+
+# --- building once
+
+
+def test_a_runtime_is_built_with_its_lock_and_then_is_there(fresh):
+    told = []
+    assert environments.ready(fresh) is None
+    assert environments.built() == []
+    python = environments.build_runtime(fresh, told.append)
+    assert run(python, "import tiny, setuptools; print(tiny.WORD)") == "tiny 1.0"
+    assert {"install", "compile"} <= {progress.stage for progress in told}
+    assert environments.ready(fresh) == python
+    assert environments.built() == [environments.Built("0.1", HERE, fresh.release, python)]
+    told.clear()
+    assert environments.build_runtime(fresh, told.append) == python
+    assert told == []
+
+
+BUILDER = """
+import os, signal, sys
+from pathlib import Path
+from taxiway import environments
+
+def say(progress):
+    print(progress.stage, flush=True)
+    if sys.argv[3:] == ["die"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+runtime = environments.Runtime("0.1", (sys.argv[1],), Path(sys.argv[2]))
+environments.build_runtime(environments.choose(runtime, None), say)
+print("done", flush=True)
+"""
+
+
+def builder(choice, *how):
+    argv = [sys.executable, "-c", BUILDER, HERE, str(choice.runtime.lock), *how]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+
+
+def test_two_processes_that_want_the_same_runtime_build_it_once(fresh):
+    both = [builder(fresh), builder(fresh)]
+    said = [process.communicate()[0].split() for process in both]
+    assert [lines[-1] for lines in said] == ["done", "done"]
+    assert sum("compile" in lines for lines in said) == 1
+    assert environments.ready(fresh)
+
+
+def test_a_builder_that_is_killed_leaves_nothing_that_the_next_one_trusts(fresh):
+    killed = builder(fresh, "die")
+    assert "done" not in killed.communicate()[0]
+    assert environments.ready(fresh) is None
+    python = environments.build_runtime(fresh)
+    assert run(python, "import tiny; print(tiny.WORD)") == "tiny 1.0"
+
+
+def test_a_half_built_folder_is_built_anew(fresh):
+    folder = environments.runtime_path(fresh)
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin/python").symlink_to(sys.executable)
+    (folder / "left.txt").write_text("by somebody who died")
+    (folder / "complete.json.draft").write_text("{")
+    environments.build_runtime(fresh)
+    assert not (folder / "left.txt").exists()
+
+
+def test_a_runtime_whose_python_was_removed_is_built_anew(fresh):
+    python = environments.build_runtime(fresh)
+    python.unlink()
+    python.symlink_to("/nonexistent/python")
+    assert environments.ready(fresh) is None
+    assert run(environments.build_runtime(fresh), "print(1)") == "1"
+
+
+def test_a_builder_says_that_it_waits_for_another(fresh):
+    told = []
+    folder = environments.runtime_path(fresh)
+    folder.parent.mkdir(parents=True)
+    with (folder.parent / f".{folder.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def say(progress):
+            told.append(progress.stage)
+            if progress.stage == "wait":
+                fcntl.flock(lock, fcntl.LOCK_UN)
+
+        environments.build_runtime(fresh, say)
+    assert told[0] == "wait"
+
+
+def test_a_runtime_that_cannot_be_fetched_is_unavailable_and_says_what_was_missing(fresh, tmp_path, monkeypatch):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setenv("TAXIWAY_WHEELHOUSE", str(empty))
+    with pytest.raises(errors.Unavailable, match=r"(?s)Runtime 0\.1 .*TAXIWAY_WHEELHOUSE.*packaging"):
+        environments.build_runtime(fresh)
+    assert not environments.runtime_path(fresh).exists()
+
+
+def test_a_wheelhouse_that_is_not_there_is_named(fresh, monkeypatch):
+    monkeypatch.setenv("TAXIWAY_WHEELHOUSE", "/nonexistent/wheels")
+    with pytest.raises(errors.FailedPrecondition, match="TAXIWAY_WHEELHOUSE names /nonexistent/wheels"):
+        environments.build_runtime(fresh)
+
+
+def test_a_cache_that_cannot_be_written_is_named(fresh, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TAXIWAY_CACHE", str(tmp_path / "file"))
+    with pytest.raises(errors.StorageFull, match=r"file cannot be written.*TAXIWAY_CACHE"):
+        environments.build_runtime(fresh)
+
+
+def test_progress_is_read_from_what_uv_draws_and_a_name_cut_in_two_is_not_another():
+    sizes = {}
+    drawn = "\x1b[2K⠹ Preparing... (11/54)  numpy  ---------- 4.00 MiB/16.00 MiB  keras  -- 512.00 KiB/2.00 MiB"
+    assert environments._progress(drawn, sizes) == environments.Progress(
+        "download", "Downloading numpy: 4 of 18 MiB", 0.25
+    )
+    cut = "py    ---------- 8.00 MiB/16.00 MiB"
+    assert environments._progress(cut, sizes) is None
+    assert environments._progress("\r\nInstalled 2 packages in 3ms\r\n", sizes).stage == "compile"
+
+
+# --- layers
+
+
+def test_without_packages_the_runtime_itself_is_the_environment(choice):
+    assert environments.ensure(choice, []) == environments.build_runtime(choice)
+
+
+def test_a_layer_sees_the_package_and_the_runtime_below_it(choice, tmp_path):
+    python = environments.ensure(choice, [sdist(tmp_path)])
+    assert run(python, "import trainer.task") == "tiny 1.0"
+    assert python != environments.ensure(choice, [])
+    site = next((python.parent.parent / "lib").glob("*/site-packages"))
+    assert list(site.glob("trainer/__pycache__/task.*.pyc"))
+
+
+def test_the_same_packages_are_installed_once_and_other_bytes_of_the_same_name_again(choice, tmp_path):
+    told = []
+    first = environments.ensure(choice, [sdist(tmp_path)])
+    assert environments.ensure(choice, [tmp_path / "trainer-0.1.tar.gz"] * 2, told.append) == first
+    assert told == []
+    changed = sdist(tmp_path, files={"trainer/__init__.py": "", "trainer/task.py": "print('changed')\n"})
+    second = environments.ensure(choice, [changed])
+    assert run(second, "import trainer.task") == "changed"
+    assert run(first, "import trainer.task") == "tiny 1.0"
+
+
+def test_wheels_and_source_packages_of_one_name_in_two_folders_are_installed_together(choice, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    extra = wheel(tmp_path, "extra", "0.1", {"extra.py": "WORD = 'extra'\n"})
+    one = sdist(tmp_path / "a").rename(tmp_path / "a/package.tar.gz")
+    two = sdist(tmp_path / "b", name="second", files={"second/__init__.py": ""}).rename(tmp_path / "b/package.tar.gz")
+    python = environments.ensure(choice, [one, two, extra])
+    assert run(python, "import trainer, second, extra; print(extra.WORD)") == "extra"
+
+
+def test_a_setup_that_raises_is_the_users_failure_with_its_last_words(choice, tmp_path):
+    broken = sdist(tmp_path, setup="packages=1/0")
+    with pytest.raises(errors.FailedPrecondition) as caught:
+        environments.ensure(choice, [broken])
+    assert str(caught.value).startswith("trainer-0.1.tar.gz could not be installed.\n")
+    assert "ZeroDivisionError" in str(caught.value)
+    assert str(environments.cache_dir()) not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_file_that_is_no_archive_is_the_users_failure(choice, tmp_path):
+    (tmp_path / "trainer-0.1.tar.gz").write_text("not an archive")
+    with pytest.raises(errors.FailedPrecondition, match=r"trainer-0\.1\.tar\.gz could not be installed"):
+        environments.ensure(choice, [tmp_path / "trainer-0.1.tar.gz"])
+    (tmp_path / "trainer.py").write_text("")
+    with pytest.raises(errors.FailedPrecondition, match=r"trainer\.py is no Python package: expected .*\.whl"):
+        environments.ensure(choice, [tmp_path / "trainer.py"])
+
+
+@pytest.mark.parametrize(
+    "setup", ["packages=find_packages()", "packages=find_packages(), install_requires=['feather']"]
+)
+def test_a_package_without_init_py_is_named_with_what_to_add(choice, tmp_path, setup):
+    empty = sdist(tmp_path, setup=setup, files={"trainer/task.py": "print(1)\n"})
+    with pytest.raises(errors.FailedPrecondition, match=rf"trainer-0\.1\.tar\.gz holds no module.*{NO_INIT}"):
+        environments.ensure(choice, [empty])
+
+
+def test_an_empty_package_beside_a_good_one_is_the_one_that_is_named(choice, tmp_path):
+    empty = sdist(tmp_path, name="hollow", files={"hollow/task.py": ""})
+    with pytest.raises(errors.FailedPrecondition, match=r"^hollow-0\.1\.tar\.gz holds no module"):
+        environments.ensure(choice, [sdist(tmp_path), empty])
+
+
+def test_a_package_that_is_only_requirements_may_stand_beside_the_code(choice, tmp_path):
+    needs = wheel(tmp_path, "needs", "1.0", {}, requires=["feather"])
+    assert run(environments.ensure(choice, [sdist(tmp_path), needs]), "import feather, trainer; print(1)") == "1"
+
+
+# --- what a package requires
+
+
+def installed(python):
+    record = json.loads((python.parent.parent / "complete.json").read_text())
+    return record["packages"]
+
+
+def test_what_the_runtime_meets_is_not_installed_again(choice, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("TAXIWAY_WHEELHOUSE", str(tmp_path / "empty"))  # where nothing can be found
+    met = "packages=find_packages(), install_requires=['tiny>=1', 'giant<2', 'absent; python_version<\"3\"']"
+    python = environments.ensure(choice, [sdist(tmp_path, setup=met)])
+    assert installed(python) == {"trainer": "0.1"}
+
+
+def test_what_is_unmet_is_installed_with_what_it_requires_and_the_runtime_keeps_its_versions(choice, tmp_path):
+    unmet = sdist(tmp_path, setup="packages=find_packages(), install_requires=['wings', 'tiny']")
+    python = environments.ensure(choice, [unmet])
+    assert installed(python) == {"trainer": "0.1", "wings": "3.0", "feather": "1.5"}
+    assert run(python, "import wings, tiny; print(tiny.WORD)") == "tiny 1.0"
+
+
+def test_an_extra_of_what_is_there_counts(choice, tmp_path):
+    base = wheel(tmp_path, "base", "1.0", {"base.py": ""}, requires=["feather; extra == 'fly'"])
+    plain = environments.ensure(choice, [base])
+    assert installed(plain) == {"base": "1.0"}
+    asks = sdist(tmp_path, setup="packages=find_packages(), install_requires=['wings; extra == \"x\"', 'tiny>1']")
+    assert installed(environments.ensure(choice, [base, asks]))["tiny"] == "2.0"
+
+
+def test_a_package_that_asks_for_another_version_than_the_runtimes_gets_it_in_its_layer_only(choice, tmp_path):
+    newer = sdist(tmp_path, setup="packages=find_packages(), install_requires=['tiny>=2']")
+    assert run(environments.ensure(choice, [newer]), "import trainer.task") == "tiny 2.0"
+    assert run(environments.build_runtime(choice), "import tiny; print(tiny.WORD)") == "tiny 1.0"
+
+
+def test_a_requirement_that_cannot_be_had_is_named(choice, tmp_path):
+    wants = sdist(tmp_path, setup="packages=find_packages(), install_requires=['unobtainium>=7']")
+    with pytest.raises(errors.FailedPrecondition, match=r"trainer-0\.1\.tar\.gz requires unobtainium>=7, .* 0\.1"):
+        environments.ensure(choice, [wants])
+
+
+def test_a_package_that_is_built_with_another_tool_than_setuptools_gets_that_tool(choice, tmp_path):
+    pyproject = textwrap.dedent("""
+        [build-system]
+        requires = ["unknown-tool"]
+        build-backend = "unknown_tool"
+    """)
+    other = sdist(tmp_path, files={"pyproject.toml": pyproject, "trainer/__init__.py": ""})
+    with pytest.raises(errors.FailedPrecondition, match="unknown-tool"):
+        environments.ensure(choice, [other])
+
+
+def test_a_build_hears_nothing_of_ours(choice, tmp_path, monkeypatch):
+    monkeypatch.setenv("TAXIWAY_TOKEN_FILE", "/secret")
+    monkeypatch.setenv("PYTHONPATH", "/misleading")
+    nosy = (
+        "packages=find_packages(), keywords=[k for k in __import__('os').environ if k[:8] in ('TAXIWAY_', 'PYTHONPA')]"
+    )
+    python = environments.ensure(choice, [sdist(tmp_path, setup=nosy)])
+    assert run(python, "import importlib.metadata as m; print(m.metadata('trainer')['Keywords'])") == "None"
+
+
+@pytest.mark.runtime
+def test_the_default_runtime_has_what_trainers_import(tmp_path):
+    choice = environments.resolve(None, None)
+    python = environments.build_runtime(choice)
+    code = f"""
+        import google.cloud.storage, hypertune, msgspec, pkg_resources, tensorboard
+        import tensorflow as tf
+        with tf.summary.create_file_writer({str(tmp_path)!r}).as_default():
+            tf.summary.scalar("loss", 1.0, step=1)
+        print(tf.__version__)
+    """
+    assert run(python, f"import warnings; warnings.simplefilter('ignore')\n{textwrap.dedent(code)}") == "2.21.0"
+    assert [name for name in os.listdir(tmp_path) if name.startswith("events")]
