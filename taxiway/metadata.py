@@ -128,9 +128,7 @@ class Metadata:
             return _unknown(path)
         query = {key: values[-1].lower() for key, values in parse_qs(question).items()}
         try:
-            return self._value(
-                names[2:], path, recursive=query.get("recursive") == "true", alt=query.get("alt", "")
-            )
+            return self._value(names[2:], path, recursive=query.get("recursive") == "true", alt=query.get("alt", ""))
         except errors.Error as e:
             return _refusal(e.code, str(e))
 

@@ -80,6 +80,8 @@ class Row:
             answer = refusal(
                 request.url.path, errors.Internal("The server failed on this request; its log has the traceback.")
             )
+        if scope["scheme"] == "https":  # TensorFlow looks for Location and Range, and not for location and range
+            answer.raw_headers = [(name.title(), value) for name, value in answer.raw_headers]
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:

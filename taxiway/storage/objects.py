@@ -250,6 +250,9 @@ async def insert(
 
     try:
         try:
+            # Asked before the write too: a failed transaction costs as much as one that holds.
+            if _is_there(db, bucket, name):
+                raise Replaces
             made, gone = await db.commit(functools.partial(work, may_replace=False))
         except Replaces:
             await asyncio.to_thread(replacing)
@@ -409,6 +412,7 @@ def missing(bucket: str, name: str, generation: int | None = None) -> errors.Not
 
 
 _SELECT = sa.select(table).where(table.c.bucket == sa.bindparam("bucket"), table.c.name == sa.bindparam("name"))
+_SELECT_NAME = _SELECT.with_only_columns(table.c.name)
 _SELECT_WITH_DATA = (
     sa.select(table, blobs_table.c.data)
     .join(blobs_table, blobs_table.c.id == table.c.blob)
@@ -424,6 +428,11 @@ _UNUSED = (
     .where(blobs_table.c.id == sa.bindparam("blob"), ~sa.exists().where(table.c.blob == sa.bindparam("blob")))
     .returning(sa.func.length(blobs_table.c.data))  # SQLite answers `data IS NULL` wrongly here
 )
+
+
+def _is_there(db: Database, bucket: str, name: str) -> bool:
+    with db.read() as rows:
+        return rows.execute(_SELECT_NAME, {"bucket": bucket, "name": name}).first() is not None
 
 
 def _find(rows: sa.Connection, bucket: str, name: str) -> Object | None:

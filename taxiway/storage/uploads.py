@@ -104,8 +104,7 @@ async def begin(
                     "size": size,
                     "received": 0,
                     "intent": msgspec.to_builtins(intent),
-                    "result": None,
-                    "created": now,
+                    "created": now,  # `result` is left out: a None would be stored as the JSON text null
                 },
             )
         except sa.exc.IntegrityError as error:
