@@ -1,19 +1,26 @@
-"""What an engine and a replica leave for each other on one host: the order, the handle, the exit."""
+"""What an engine and a replica leave for each other on one host: the order, the handle, the words, the exit."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import psutil
 
-MARK = "TAXIWAY_ATTEMPT_ID"  # in the environment of everything that a replica starts: how its strays are found
-LOST = -1  # the exit code of a replica that went without a word
+# In the environment of everything that a replica starts: how its strays are found. Not a name of ours (TAXIWAY_...),
+# because those are kept from the setup.py of a stranger's package, which must be found as well.
+MARK = "CLOUD_ML_ATTEMPT_ID"
+LOST = -1  # the exit code of a replica that went without a word; a real one is 0 to 255
+TAKEN = 75  # the exit code of a second replica of one folder: it never was
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What a replica is started with: `<folder>/order.json`, readable by its owner only."""
+    """What a replica is started with: `<folder>/order.json`, readable by its owner only.
+
+    A server that comes back on other ports writes it anew; the replica reads it again when nobody answers.
+    """
 
     attempt: str
     token: str
@@ -53,7 +60,10 @@ class Handle(msgspec.Struct, frozen=True):
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """How the user's code ended: `<folder>/exit.json`, on the disk before it is reported."""
+    """How the user's code ended: `<folder>/exit.json`, on the disk before it is reported.
+
+    `code` is what a shell would show: 128 + the signal for a process that was killed.
+    """
 
     code: int
     error: str
@@ -75,19 +85,18 @@ class Said(msgspec.Struct, frozen=True):
     message: str
 
 
-def said(folder: Path) -> list[Said]:
+def said(folder: Path) -> Iterator[Said]:
     """The lines that a replica left on the disk; a half-written last one is left out."""
-    lines = []
     try:
-        text = (folder / "said.jsonl").read_bytes()
+        file = (folder / "said.jsonl").open("rb")
     except FileNotFoundError:
-        return []
-    for line in text.splitlines():
-        try:
-            lines.append(msgspec.json.decode(line, type=Said))
-        except msgspec.DecodeError:
-            break
-    return lines
+        return
+    with file:
+        for line in file:
+            try:
+                yield msgspec.json.decode(line, type=Said)
+            except msgspec.DecodeError:
+                return
 
 
 def save(path: Path, value: msgspec.Struct) -> None:
@@ -101,9 +110,12 @@ def save(path: Path, value: msgspec.Struct) -> None:
 
 
 def start_time(pid: int) -> float:
-    """When a process started. Linux: clock ticks since boot, from /proc (proc_pid_stat(5), field 22)."""
+    """When a process started. Linux: clock ticks since boot, from /proc (proc_pid_stat(5), field 22).
+
+    Raises psutil.NoSuchProcess or OSError if there is none.
+    """
     try:
-        return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        return float(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
     except FileNotFoundError:
         return float(psutil.Process(pid).create_time())
 

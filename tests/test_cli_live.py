@@ -193,8 +193,8 @@ def submit(cli, bucket, trainer, job, *more):
 @pytest.fixture
 def granted(cli, bucket, server):
     member = f"serviceAccount:{server.address.service_agent}"
-    words = ["--member", member, "--role", "roles/storage.objectAdmin"]
-    lines(cli("storage", "buckets", "add-iam-policy-binding", bucket, *words))
+    for role in ("roles/storage.objectAdmin", "roles/storage.legacyBucketReader"):
+        lines(cli("storage", "buckets", "add-iam-policy-binding", bucket, "--member", member, "--role", role))
     return bucket
 
 

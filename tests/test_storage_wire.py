@@ -246,8 +246,9 @@ def test_a_cut_off_resumable_upload_goes_on_where_it_was(server, bucket):
     location = begin(server, bucket, "resumed")
     path = location.removeprefix(server.url)
     head = [f"PUT {path} HTTP/1.1", "Host: x", "Content-Range: bytes 0-5999999/6000000", "Content-Length: 6000000"]
+    before = files(server)
     with half_sent(server, head, data[:4_000_000]):
-        pass
+        eventually(lambda: files(server) != before, "the upload did not begin")
     received = 0
 
     def arrived():

@@ -101,6 +101,11 @@ def storage_layout(call: Call) -> dict[str, Any]:
     }
 
 
+def no_folders(call: Call) -> dict[str, Any]:
+    """There are none: names with slashes are only names. `gcloud storage rm -r` looks for them all the same."""
+    return {"kind": f"storage#{call.request.url.path.rpartition('/')[2]}"}
+
+
 def get_policy(call: Call) -> dict[str, Any]:
     return forms.policy_form(buckets.get(call.house.db, call.path["bucket"]))
 
@@ -336,6 +341,8 @@ ROUTES = [
     Route("PUT", _BUCKET, "storage.buckets.update", patch_bucket),
     Route("DELETE", _BUCKET, "storage.buckets.delete", delete_bucket),
     Route("GET", _BUCKET + "/storageLayout", "storage.objects.list", storage_layout),
+    Route("GET", _BUCKET + "/managedFolders", "storage.objects.list", no_folders),
+    Route("GET", _BUCKET + "/folders", "storage.objects.list", no_folders),
     Route("GET", _BUCKET + "/iam", "storage.buckets.getIamPolicy", get_policy),
     Route("PUT", _BUCKET + "/iam", "storage.buckets.setIamPolicy", set_policy),
     Route("GET", _BUCKET + "/iam/testPermissions", SIGNED_IN, test_permissions),

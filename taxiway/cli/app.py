@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from taxiway import errors
-from taxiway.cli import client, host, jobs, models, options, predict, printing, projects, storage
+from taxiway.cli import auth, client, host, jobs, models, options, predict, printing, projects, storage
 
 app = options.group("A self-hosted Cloud ML Engine: package, train, deploy and predict.")
 
@@ -32,6 +32,7 @@ def root(
 
 
 host.add_to(app)
+app.add_typer(auth.app, name="auth")
 app.add_typer(storage.app, name="storage")
 app.add_typer(projects.app, name="projects")
 app.add_typer(jobs.app, name="jobs")

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,16 @@ from taxiway.db.database import Database
 from taxiway.handles import Exit, Handle, Order
 
 START_S = 30.0  # how long a new replica may take to say that it runs
-GRACE_S = 5.0  # between SIGTERM and SIGKILL
+LOOK_S = 0.005
+GRACE_S = 5.0  # between SIGTERM and SIGKILL, and for what was killed to be gone
+# What a replica needs of the server's environment, for uv and for finding Pythons; its user's code sees none of it.
+PASSED_ON = (
+    *("HOME", "PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
+    *("TAXIWAY_CACHE", "TAXIWAY_PYTHONS", "TAXIWAY_WHEELHOUSE", "PYENV_ROOT"),
+    *("http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
+)
+PASSED_ON_PREFIXES = ("UV_", "PIP_")
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class Local:
 
     folder: Path
     address: Address
+    children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)  # started here, and to be reaped here
 
     def start(self, attempt: Attempt, token: str) -> str:
         """Start the replica of an attempt, or adopt the one that runs already; answers its handle.
@@ -40,86 +51,134 @@ class Local:
         Raises Unavailable if it does not come up.
         """
         folder = self.folder / attempt.id
-        handle = folder / "handle.json"
+        written = folder / "handle.json"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not handle.exists():
+        if not written.exists():
             at = self.address
             handles.save(folder / "order.json", Order(attempt.id, token, at.url, at.tls_port, at.bundle))
             child = _spawn(folder, attempt.id)
-            deadline = time.monotonic() + START_S
-            while not handle.exists():
-                if child.poll() is not None or time.monotonic() > deadline:
-                    tail = (folder / "agent.log").read_text(errors="replace")[-2000:]
-                    raise errors.Unavailable(f"The replica of attempt {attempt.id} did not come up: {tail}")
-                time.sleep(0.01)
-        return handle.read_text()
+            self.children[child.pid] = child
+            self._await(written, child, attempt.id)
+        return written.read_text()
+
+    def _await(self, handle: Path, child: subprocess.Popen[bytes], attempt: str) -> None:
+        deadline = time.monotonic() + START_S
+        while not handle.exists():
+            # TAKEN: another one holds the folder, started by a server that died, and is about to write its handle.
+            if child.poll() not in (None, handles.TAKEN) or time.monotonic() > deadline:
+                self.stop(attempt, "")
+                tail = (handle.parent / "agent.log").read_text(errors="replace")[-2000:]
+                raise errors.Unavailable(f"The replica of attempt {attempt} did not come up: {tail}")
+            time.sleep(LOOK_S)
 
     def poll(self, handle: str) -> Exit | None:
         """How it ended, once the replica is gone; None while it runs. Code LOST: it left no word."""
+        self._reap()
         held = msgspec.json.decode(handle, type=Handle)
-        with suppress(ChildProcessError):
-            os.waitpid(held.pid, os.WNOHANG)  # ours, if this server started it: do not leave a zombie
         if held.process is not None:
             return None
         return Exit.read(Path(held.folder)) or Exit(handles.LOST, "")
 
     def stop(self, attempt: str, handle: str) -> None:
-        """End the whole family: SIGTERM to the replica, then SIGKILL to whatever bears the attempt's mark."""
+        """End the whole family: SIGTERM to the replica, then SIGKILL to whatever bears the attempt's mark.
+
+        Nothing of it runs when this returns. Raises Internal if something cannot be ended.
+        """
         held = msgspec.json.decode(handle, type=Handle) if handle else None
         process = held.process if held else None
         if process is not None:
             with suppress(psutil.Error):
                 process.send_signal(signal.SIGTERM)
                 process.wait(GRACE_S)
-        for stray in strays(attempt):
-            with suppress(psutil.Error):
-                stray.kill()
-                stray.wait(GRACE_S)
-        if handle:
-            self.poll(handle)
+        deadline = time.monotonic() + GRACE_S
+        while left := strays(attempt):
+            if time.monotonic() > deadline:
+                pids = ", ".join(str(each.pid) for each in left)
+                raise errors.Internal(f"Processes of attempt {attempt} could not be ended: {pids}.")
+            for each in left:
+                with suppress(psutil.Error):
+                    each.kill()
+            psutil.wait_procs(left, timeout=GRACE_S / 10)  # then look again: one may have forked meanwhile
+        self._reap()
 
-    def said(self, attempt: str) -> list[handles.Said]:
-        """Every line that the replica kept on its disk, shipped or not."""
+    def said(self, attempt: str) -> Iterator[handles.Said]:
+        """Every line that the replica kept on its disk and that the server may not have."""
         return handles.said(self.folder / attempt)
 
     def clear(self, attempt: str) -> None:
         """Remove what an ended attempt left on the disk."""
-        shutil.rmtree(self.folder / attempt, ignore_errors=True)
+        folder = self.folder / attempt
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():  # the user's code may have locked its own folders
+            for place, _, _ in os.walk(folder):
+                with suppress(OSError):
+                    Path(place).chmod(0o700)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def left(self) -> list[str]:
         """The attempts that have a folder here."""
         return sorted(each.name for each in self.folder.iterdir()) if self.folder.is_dir() else []
 
+    def readdress(self, attempt: str) -> None:
+        """Tell a replica that an earlier server started where this one listens."""
+        folder = self.folder / attempt
+        with suppress(FileNotFoundError, msgspec.DecodeError):
+            order = Order.read(folder)
+            at = self.address
+            here = msgspec.structs.replace(order, url=at.url, tls_port=at.tls_port, bundle=at.bundle)
+            if here != order:
+                handles.save(folder / "order.json", here)
+
+    def _reap(self) -> None:
+        for pid, child in list(self.children.items()):
+            if child.poll() is not None:
+                self.children.pop(pid, None)
+
 
 def sweep(db: Database, engine: Local) -> None:
-    """End what is left of attempts that are over: a server that died could not."""
+    """At the start of a server: end what no row knows of, and tell the rest where the server is now.
+
+    The ends of attempts that are known are for those who made them: a job's last words may lie in the folder.
+    """
     for attempt in engine.left():
         try:
-            held = attempts.get(db, attempt)
+            attempts.get(db, attempt)
         except errors.NotFound:
-            held = None
-        if held is None or held.state == "FENCED":
-            engine.stop(attempt, held.handle if held else "")
+            engine.stop(attempt, "")
             engine.clear(attempt)
+        else:
+            engine.readdress(attempt)
 
 
 def strays(attempt: str) -> list[psutil.Process]:
-    """Every process that bears the attempt's mark, whatever it did to get away."""
-    found = []
+    """Every process that bears the attempt's mark, and every one below such a one, whatever it did to get away."""
+    found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.environ().get(handles.MARK) == attempt:
-                found.append(process)
-    return found
+                found[process.pid] = process
+                found |= {each.pid: each for each in process.children(recursive=True)}
+    found.pop(os.getpid(), None)
+    return [each for each in found.values() if _runs(each)]
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def _spawn(folder: Path, attempt: str) -> subprocess.Popen[bytes]:
+    kept = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)}
+    # From the folder, so that nothing beside the server's shell is imported; and from where this server itself was.
+    path = os.pathsep.join(str(Path(place).absolute()) for place in sys.path)
     with (folder / "agent.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "taxiway.replica", str(folder)],
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, handles.MARK: attempt},
+            env={**kept, "PYTHONPATH": path, handles.MARK: attempt},
         )

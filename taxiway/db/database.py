@@ -23,6 +23,7 @@ Work = Callable[[sa.Connection], T]
 
 GROUP = 256  # how many waiting writes one commit may carry
 READERS = 16
+FULL = ("disk is full", "readonly", "disk I/O", "unable to open")  # what SQLite says of a disk that takes no more
 
 
 @dataclass(slots=True)
@@ -47,6 +48,7 @@ class Database:
         self._reading = _engine(self.url, begin="BEGIN", size=READERS, query_only=True)
         self._waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._closed = False
+        self._closing = threading.Lock()  # nothing may join the queue behind its end
         self._thread = threading.Thread(target=self._commit_forever, name="taxiway-db-writer", daemon=True)
         self._thread.start()
 
@@ -71,19 +73,21 @@ class Database:
 
     def close(self) -> None:
         """Finish what waits, then let go of the file."""
-        if self._closed:
-            return
-        self._closed = True
-        self._waiting.put(None)
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._waiting.put(None)
         self._thread.join()
         self._writing.dispose()
         self._reading.dispose()
 
     def _submit(self, work: Work[T]) -> Future[T]:
-        if self._closed:
-            raise errors.Unavailable("The server is shutting down; try again in a moment.")
         done: Future[T] = Future()
-        self._waiting.put(Job(work, done))
+        with self._closing:
+            if self._closed:
+                raise errors.Unavailable("The server is shutting down; try again in a moment.")
+            self._waiting.put(Job(work, done))
         return done
 
     def _commit_forever(self) -> None:
@@ -96,49 +100,46 @@ class Database:
                     ended = True
                     break
                 group.append(following)
-            self._commit(group)
+            self._commit([job for job in group if job.done.set_running_or_notify_cancel()])
             if ended:
                 return
 
     def _commit(self, group: list[Job]) -> None:
         """One transaction for the whole group; each work in a savepoint of its own when there are several."""
-        settled: list[Callable[[], None]] = []
         try:
             with self._writing.begin() as connection:
-                for job in group:
-                    settled.append(_run(connection, job, alone=len(group) == 1))
+                settled = [_run(connection, job, alone=len(group) == 1) for job in group]
         except BaseException as error:  # noqa: BLE001 - the edge: whatever broke the commit is everybody's answer
-            told = _named(error)
             for job in group:
-                job.done.set_exception(told)
+                job.done.set_exception(storage_full(error) or error)
             return
         for settle in settled:
             settle()
 
 
 def _run(connection: sa.Connection, job: Job, *, alone: bool) -> Callable[[], None]:
-    """Run one work; answer what to tell its caller once the group is committed."""
+    """Run one work; answer what to tell its caller once the group is committed. Raises what ends the whole group."""
     if alone:
         value = job.work(connection)
         return lambda: job.done.set_result(value)
     try:
         with connection.begin_nested():
             value = job.work(connection)
-    except sa.exc.OperationalError:
-        raise
-    except BaseException as error:  # noqa: BLE001 - the edge: the caller's own exception travels back to the caller
+    except BaseException as error:  # an edge: the caller's own exception travels back to the caller
+        if storage_full(error):
+            raise  # SQLite has rolled back everybody's rows
         told = error
         return lambda: job.done.set_exception(told)
     return lambda: job.done.set_result(value)
 
 
-def _named(error: BaseException) -> BaseException:
-    """A full or read-only disk said in our words; everything else as it is."""
+def storage_full(error: BaseException) -> errors.StorageFull | None:
+    """A full or read-only disk, said in our words."""
     if isinstance(error, sa.exc.OperationalError) and isinstance(error.orig, sqlite3.OperationalError):
         text = str(error.orig)
-        if any(word in text for word in ("disk is full", "readonly", "disk I/O", "unable to open")):
+        if any(word in text for word in FULL):
             return errors.StorageFull(f"The home's disk takes no more writes ({text}); free some space and try again.")
-    return error
+    return None
 
 
 def _engine(url: str, *, begin: str, size: int, query_only: bool = False) -> sa.Engine:

@@ -160,7 +160,7 @@ attempts = sa.Table(
     _text("state"),  # STARTED -> PREPARING -> RUNNING -> ENDED; FENCED: superseded, its word is refused
     sa.Column("identity", sa.Text, nullable=False),  # the service account that the user's code acts as
     sa.Column("work", sa.JSON, nullable=False),  # what the replica is to do: see plan.Work
-    _text("handle", server_default=""),  # the engine's own word for the running replica
+    _text("handle", server_default=sa.text("''")),  # the engine's own word for the running replica
     sa.Column("exit_code", sa.Integer),
     sa.Column("error", sa.Text),
     _time("created"),

@@ -21,6 +21,7 @@ from taxiway.iam.members import Caller
 
 ISSUER = "taxiway"
 HOUR = 3600
+SECRET_BYTES = 32  # as long as HS256's hash (RFC 7518, 3.2)
 LEEWAY_S = 60  # how far a client's clock may be off
 JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 LIVE_ATTEMPTS = ("STARTED", "PREPARING", "RUNNING")
@@ -56,7 +57,7 @@ class Keys:
                 "The access token is not one of this server's. Get a fresh one: taxiway auth print-access-token"
             ) from error
         if header.get("alg") == "RS256":
-            return Caller(members.of_email(assertion_email(db, bearer, header, now=now)))
+            return Caller(members.of_email(assertion_email(db, bearer, now=now)))
         try:
             claims = jwt.decode(
                 bearer,
@@ -86,19 +87,30 @@ def load(folder: Path) -> Keys:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = folder / f"signing.key.{os.getpid()}"
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
+            file.write(secrets.token_bytes(SECRET_BYTES))
             file.flush()
             os.fsync(file.fileno())
         fresh.rename(path)
-    return Keys(path.read_bytes())
+    secret = path.read_bytes()
+    if len(secret) < SECRET_BYTES:
+        raise errors.FailedPrecondition(
+            f"{path} is damaged: a secret of {len(secret)} bytes could be guessed. Remove the file; a new one is made at "
+            "the next start, and tokens that were given out do not hold any more."
+        )
+    return Keys(secret)
 
 
-def assertion_email(db: Database, assertion: str, header: dict[str, Any], *, now: float) -> str:
+def assertion_email(db: Database, assertion: str, *, now: float) -> str:
     """The service account that signed a JWT with one of its keys.
 
     The audience is not checked: Google's clients write their own token endpoint's whatever token_uri says. Raises
-    Unauthenticated for an unknown key, a signature that does not match, or a JWT that is too old or too long-lived.
+    Unauthenticated for what is no JWT, an unknown key, a signature that does not match, or a JWT that is too old or
+    too long-lived.
     """
+    try:
+        header = jwt.get_unverified_header(assertion)
+    except jwt.InvalidTokenError as error:
+        raise errors.Unauthenticated(f"The assertion is no JWT: {error}.") from error
     with db.read() as rows:
         key = rows.execute(
             sa.select(service_account_keys).where(service_account_keys.c.id == str(header.get("kid", "")))
@@ -116,7 +128,10 @@ def assertion_email(db: Database, assertion: str, header: dict[str, Any], *, now
         raise errors.Unauthenticated(f"The JWT of {key.email} does not hold: {error}.") from error
     if claims["iss"] != key.email:
         raise errors.Unauthenticated(f"The JWT says it is by {claims['iss']!r}, and its key belongs to {key.email}.")
-    if not now - LEEWAY_S <= claims["exp"] <= now + HOUR + LEEWAY_S or claims["iat"] > now + LEEWAY_S:
+    ends, made = claims["exp"], claims["iat"]
+    if not isinstance(ends, int | float) or not isinstance(made, int | float):
+        raise errors.Unauthenticated(f"The JWT of {key.email} must have exp and iat as seconds since 1970.")
+    if not now - LEEWAY_S <= ends <= now + HOUR + LEEWAY_S or made > now + LEEWAY_S:
         raise errors.Unauthenticated(f"The JWT of {key.email} has expired, or lives for more than an hour.")
     return str(key.email)
 
@@ -148,6 +163,15 @@ def create_key(tx: sa.Connection, email: str, *, token_uri: str, now: float) -> 
         "token_uri": token_uri,
         "universe_domain": "googleapis.com",
     }
+
+
+def has_key(db: Database, key: str) -> bool:
+    """Whether a key of this id is one of ours."""
+    with db.read() as rows:
+        return (
+            rows.execute(sa.select(service_account_keys.c.id).where(service_account_keys.c.id == key)).first()
+            is not None
+        )
 
 
 def _lives(db: Database, attempt: str) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,6 +16,11 @@ from taxiway.iam import members, roles
 from taxiway.iam.members import Caller
 
 Binding = Mapping[str, Any]  # {"role": str, "members": [str, ...]}
+EMAIL = re.compile(r"[^@\s:]+@[^@\s:]+")
+MEMBERS = (
+    "user:EMAIL, serviceAccount:EMAIL, projectOwner|projectEditor|projectViewer:PROJECT, allUsers or "
+    "allAuthenticatedUsers"
+)
 
 
 def may(who: Iterable[str], permission: str, bindings: Sequence[Binding]) -> bool:
@@ -64,9 +70,7 @@ def allowed(
         return _allowed(rows, who, permission, bucket=bucket, project=project)
 
 
-def _allowed(
-    rows: sa.Connection, who: Caller, permission: str, *, bucket: str | None, project: str | None
-) -> bool:
+def _allowed(rows: sa.Connection, who: Caller, permission: str, *, bucket: str | None, project: str | None) -> bool:
     bucket_bindings: Sequence[Binding] = ()
     if bucket is not None:
         found = rows.execute(sa.select(buckets.c.project, buckets.c.policy).where(buckets.c.name == bucket)).first()
@@ -101,9 +105,7 @@ def need(db: Database, who: Caller, *permissions: str, bucket: str | None = None
     raise errors.PermissionDenied(refusal(who.member, missing, bucket=bucket, project=project))
 
 
-def refusal(
-    member: str, permissions: Sequence[str], *, bucket: str | None = None, project: str | None = None
-) -> str:
+def refusal(member: str, permissions: Sequence[str], *, bucket: str | None = None, project: str | None = None) -> str:
     """The sentence of a 403: who lacks what on which thing, and the commands that grant it."""
     if bucket is not None:
         what, command = f"gs://{bucket}", f"taxiway storage buckets add-iam-policy-binding gs://{bucket}"
@@ -125,39 +127,41 @@ def checked(policy: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Raises InvalidArgument for an unknown role, a malformed member or a condition (conditions are not offered).
     """
-    faults: list[tuple[str, str]] = []
-    merged: dict[str, set[str]] = {}
     bindings = policy.get("bindings") or []
     if not isinstance(bindings, list):
         raise errors.InvalidArgument(faults=[("bindings", "must be a list of {role, members}.")])
-    for index, binding in enumerate(bindings):
-        where = f"bindings[{index}]"
-        role, bound = binding.get("role"), binding.get("members") or []
-        if role not in roles.ROLES:
-            faults.append((f"{where}.role", f"{role!r} is not a role here. There are: {', '.join(roles.ROLES)}."))
-        if binding.get("condition"):
-            faults.append((f"{where}.condition", "conditions are not offered; leave it out."))
-        for member in bound:
-            if not _is_member(member):
-                faults.append(
-                    (
-                        f"{where}.members",
-                        f"{member!r} is no member: expected user:EMAIL, serviceAccount:EMAIL, "
-                        "projectOwner|projectEditor|projectViewer:PROJECT, allUsers or allAuthenticatedUsers.",
-                    )
-                )
-        merged.setdefault(str(role), set()).update(str(member) for member in bound)
+    faults = [fault for index, each in enumerate(bindings) for fault in _faults(f"bindings[{index}]", each)]
     if faults:
         raise errors.InvalidArgument(faults=faults)
+    merged: dict[str, set[str]] = {}
+    for binding in bindings:
+        merged.setdefault(binding["role"], set()).update(binding.get("members") or [])
     return [{"role": role, "members": sorted(bound)} for role, bound in sorted(merged.items()) if bound]
+
+
+def _faults(where: str, binding: object) -> Iterator[tuple[str, str]]:
+    if not isinstance(binding, dict):
+        yield where, "must be an object: {role, members}."
+        return
+    role, bound = binding.get("role"), binding.get("members") or []
+    if not isinstance(role, str) or role not in roles.ROLES:
+        yield f"{where}.role", f"{role!r} is not a role here. There are: {', '.join(roles.ROLES)}."
+    if binding.get("condition"):
+        yield f"{where}.condition", "conditions are not offered; leave it out."
+    if not isinstance(bound, list):
+        yield f"{where}.members", "must be a list of members, such as user:ann@example.com."
+        return
+    for member in bound:
+        if not _is_member(member):
+            yield f"{where}.members", f"{member!r} is no member: expected {MEMBERS}."
 
 
 def _is_member(member: object) -> bool:
     if not isinstance(member, str):
         return False
     kind, _, rest = member.partition(":")
-    if kind in ("projectOwner", "projectEditor", "projectViewer"):
+    if kind in roles.PROJECT_MEMBERS.values():
         return bool(rest)
-    if kind in ("user", "serviceAccount", "group", "domain"):
-        return "@" in rest if kind != "domain" else "." in rest
+    if kind in ("user", "serviceAccount"):
+        return EMAIL.fullmatch(rest) is not None
     return member in (members.ALL_USERS, members.ALL_SIGNED_IN)

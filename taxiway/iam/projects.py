@@ -14,6 +14,7 @@ from taxiway.db.tables import projects, service_accounts
 from taxiway.iam import policies
 
 DOMAIN = "gserviceaccount.com"
+OWNER = "roles/owner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,9 @@ def create(tx: sa.Connection, project: str, *, owners: list[str], now: float) ->
     if tx.execute(sa.select(projects.c.id).where(projects.c.id == project)).first():
         raise errors.AlreadyExists(f"The project {project!r} exists already; choose another id.")
     number = 100_000_000_000 + secrets.randbelow(900_000_000_000)  # twelve digits, as Google's
-    policy = {"bindings": [{"role": "roles/owner", "members": sorted(owners)}]}
+    policy = {"bindings": [{"role": OWNER, "members": sorted(owners)}]}
     tx.execute(
-        projects.insert().values(
-            id=project, number=number, name=project, policy=policy, policy_version=1, created=now
-        )
+        projects.insert().values(id=project, number=number, name=project, policy=policy, policy_version=1, created=now)
     )
     create_account(tx, project, service_agent(number), "ML service agent: what jobs and versions act as", now=now)
     return Project(project, number, project, policy, 1, now)
@@ -74,8 +73,14 @@ def every(db: Database) -> list[Project]:
 
 
 def set_policy(db: Database, project: str, policy: dict[str, Any]) -> Project:
-    """Replace the bindings; raises Aborted if `policy` carries the etag of an older one, InvalidArgument for bad words."""
+    """Replace the bindings.
+
+    Raises Aborted if `policy` carries the etag of an older one, InvalidArgument for bad words, FailedPrecondition if
+    nobody would own the project any more: nobody could ever change it again.
+    """
     bindings = policies.checked(policy)
+    if not any(binding["role"] == OWNER for binding in bindings):
+        raise errors.FailedPrecondition(f"projects/{project} must keep an owner: name at least one member of {OWNER}.")
 
     def save(tx: sa.Connection) -> Project:
         held = _get(tx, project)

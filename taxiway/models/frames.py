@@ -11,7 +11,7 @@ import itertools
 import os
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from taxiway import errors
 
@@ -60,8 +60,7 @@ class Frames(asyncio.Protocol):
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's are no subclasses of asyncio's
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

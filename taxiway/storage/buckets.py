@@ -155,9 +155,7 @@ def patch(
     return db.write(work)
 
 
-def set_policy(
-    db: Database, name: str, policy: Mapping[str, Any], *, version: int | None = None, now: float
-) -> Bucket:
+def set_policy(db: Database, name: str, policy: Mapping[str, Any], *, version: int | None = None, now: float) -> Bucket:
     """Replace the policy by {"bindings": [...]}, checked already (`policies.checked`).
 
     `version` is the one that it was read at; None overwrites whatever is there. Raises NotFound, ConditionNotMet if the

@@ -123,8 +123,16 @@ def find(db: Database, session: str) -> Session:
             "This resumable upload is not known: it was cancelled, a week has passed, or its URL is incomplete. "
             "Start the upload again."
         )
-    *plain, intent, result = row
-    return Session(*plain, msgspec.convert(intent, Intent), msgspec.convert(result, Object | None))
+    return Session(
+        id=row.id,
+        bucket=row.bucket,
+        name=row.name,
+        owner=row.owner,
+        size=row.size,
+        received=row.received,
+        intent=msgspec.convert(row.intent, Intent),
+        result=None if row.result is None else msgspec.convert(row.result, Object),
+    )
 
 
 async def receive(
