@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -91,17 +93,14 @@ def said(folder: Path) -> Iterator[Said]:
         file = (folder / "said.jsonl").open("rb")
     except FileNotFoundError:
         return
-    with file:
+    with file, suppress(msgspec.DecodeError):
         for line in file:
-            try:
-                yield msgspec.json.decode(line, type=Said)
-            except msgspec.DecodeError:
-                return
+            yield msgspec.json.decode(line, type=Said)
 
 
 def save(path: Path, value: msgspec.Struct) -> None:
     """Write a file that only its owner may read, whole and on the disk before it has its name."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(msgspec.json.encode(value))
         file.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from taxiway.db.database import Database
+from taxiway.iam.access import Access
 from taxiway.iam.keys import Keys
 from taxiway.jobs.worker import Worker
 from taxiway.models.deployments import Deployments
@@ -17,6 +18,7 @@ class House:
     settings: Settings
     db: Database
     keys: Keys
+    access: Access
     blobs: Blobs
     deployments: Deployments
     worker: Worker

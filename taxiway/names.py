@@ -8,6 +8,7 @@ Resource Manager, labels from "Requirements for labels".
 
 from __future__ import annotations
 
+import difflib
 import keyword
 import re
 from collections.abc import Mapping
@@ -21,11 +22,27 @@ _OPERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _IP_ADDRESS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")
 _GOOGLE = re.compile(r"g[o0]{2,}g[l1]e")
-_REGION = re.compile(
-    r"(africa|asia|australia|europe|me|northamerica|southamerica|us)-(north|south|east|west|central)(east|west)?[0-9]{1,2}"
-)
 _RUNTIME = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}")
 _PYTHON = re.compile(r"[23]\.[0-9]{1,2}")
+_LOCATION = re.compile(
+    r"(africa|asia|australia|europe|me|northamerica|southamerica|us)-(north|south|east|west|central)(east|west)?[0-9]{1,2}"
+)
+REGIONS = (  # where the service trained and served: gcloud's own list, and its endpoint without a place
+    "asia-east1",
+    "asia-northeast1",
+    "asia-southeast1",
+    "australia-southeast1",
+    "europe-west1",
+    "europe-west2",
+    "europe-west3",
+    "europe-west4",
+    "global",
+    "northamerica-northeast1",
+    "us-central1",
+    "us-east1",
+    "us-east4",
+    "us-west1",
+)
 _SHOWN = 100  # characters of a bad value that a message repeats
 
 
@@ -42,10 +59,17 @@ def project_id(name: str, field: str) -> str:
 
 
 def region(name: str, field: str) -> str:
-    """`global`, or a region by Google's pattern: a part of the world, a direction, a number."""
-    if name == "global":
-        return name
-    return _matched(_REGION, name, field, "A region must be global or one such as us-central1 or europe-west4")
+    """One of REGIONS. Each is this machine; a misspelt one is refused as the service did."""
+    if name not in REGIONS:
+        near = difflib.get_close_matches(name, REGIONS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise _wrong(field, f"A region must be one of {', '.join(REGIONS)}.{hint}", name)
+    return name
+
+
+def location(name: str, field: str) -> str:
+    """A region by Google's pattern: a part of the world, a direction, a number. Buckets have been in more of them."""
+    return _matched(_LOCATION, name, field, "A location must be a region such as us-central1 or europe-west4")
 
 
 def runtime_version(name: str, field: str) -> str:

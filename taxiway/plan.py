@@ -7,9 +7,9 @@ import msgspec
 from taxiway import schemas
 
 # Words in a command or a variable that only the replica knows; it puts its own values in their place.
-PYTHON = "{python}"  # the interpreter of the environment
-RUNNERS = "{runners}"  # the folder of taxiway/runners
-PORT = "{port}"  # a free port on the replica's host
+PYTHON = "{taxiway.python}"  # the interpreter of the environment
+RUNNERS = "{taxiway.runners}"  # the folder of taxiway/runners
+PORT = "{taxiway.port}"  # a free port on the replica's host
 
 MASTER = "master-replica-0"
 
@@ -29,9 +29,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     variables: dict[str, str]
 
 
-def training(
-    project: str, number: int, job: str, told: schemas.TrainingInput, *, runtime: str, python: str
-) -> Work:
+def training(project: str, number: int, job: str, told: schemas.TrainingInput, *, runtime: str, python: str) -> Work:
     """The single replica of a BASIC job: `python -m module args --job-dir dir`, as the service ran it.
 
     The arguments' order, TF_CONFIG and CLOUD_ML_* are those of the training service (its distributed training page).

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from inspect import iscoroutinefunction
 from pathlib import Path
@@ -27,18 +27,20 @@ from starlette.routing import Route as Endpoint
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
-from taxiway import address, authority, errors, listeners, settings, tunnel
+from taxiway import address, authority, errors, listeners, tunnel
 from taxiway.api import discovery, home, iam, logs, ml, predict, replicas, storage, wire
-from taxiway.api.call import ANYONE, REPLICA, SIGNED_IN, Call, Route
+from taxiway.api.call import ANYONE, REPLICA, SIGNED_IN, Call, Route, caller, whole_body
 from taxiway.compute import local
 from taxiway.db import migrate
 from taxiway.db.database import Database
 from taxiway.house import House
-from taxiway.iam import keys, members, policies, projects
-from taxiway.iam.members import NOBODY, Caller
+from taxiway.iam import keys, members, projects
+from taxiway.iam.access import Access
+from taxiway.iam.keys import Keys
+from taxiway.iam.members import NOBODY
 from taxiway.jobs.worker import Worker
 from taxiway.models.deployments import Deployments
-from taxiway.settings import Settings
+from taxiway.settings import MIB, Settings
 from taxiway.storage import blobs
 
 log = logging.getLogger("taxiway")
@@ -46,7 +48,6 @@ log = logging.getLogger("taxiway")
 RENEW_S = 20 * 60  # how often the owner's token file is rewritten; a token holds for an hour
 HOLD_S = 600  # how long the proxy holds a connection while the TLS port is away
 GRACE_S = 10  # how long running requests may take at the end
-MIB = settings.MIB
 
 ROUTES: list[Route] = [
     *storage.ROUTES,
@@ -66,6 +67,7 @@ class Row:
         self.house = house
         self.route = route
         self.streams = iscoroutinefunction(route.function)
+        self.most = MIB if route.permission == ANYONE else house.settings.body_mib * MIB
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -96,10 +98,11 @@ class Row:
             base=f"{request.url.scheme}://{request.headers.get('host', request.url.netloc)}",
         )
         if self.streams:
-            await run_in_threadpool(self._authorise, made)
+            if not self._remembered(made):
+                await run_in_threadpool(self._authorise, made)
             value = await self.route.function(made)
         else:
-            raw = await read_body(request, self.house.settings.body_mib * MIB)
+            raw = await whole_body(request.receive, self.most)
             value = await run_in_threadpool(self._call, made, raw)
         if isinstance(value, Response):
             return value
@@ -113,44 +116,35 @@ class Row:
         return self.route.function(made)
 
     def _authorise(self, made: Call) -> None:
-        permission = self.route.permission
+        permission, path, query = self.route.permission, dict(made.path), dict(made.query)
         if permission == ANYONE:
             return
-        made.who = authenticated(self.house, made.request, made.now)
+        made.who = caller(self.house, made.request.headers.get("authorization", ""), made.query, made.now)
+        if permission == REPLICA:
+            if made.who.member or made.who.attempt != path["attempt"] or not made.who.attempt:
+                raise errors.PermissionDenied("Only the replica of this attempt may report on it, by its own token.")
+            return
+        for told in (path, query):
+            if made.who.signed_in and "project" in told:
+                told["project"] = projects.canonical(self.house.db, told["project"])
+        made.path, made.query = path, query
         if permission == SIGNED_IN:
             if not made.who.signed_in:
                 raise errors.Unauthenticated("This needs an access token (Authorization: Bearer ...).")
-        elif permission == REPLICA:
-            if made.who.member or made.who.attempt != made.path["attempt"] or not made.who.attempt:
-                raise errors.PermissionDenied("Only the replica of this attempt may report on it, by its own token.")
-        else:
-            project = made.path.get("project") or made.query.get("project")
-            policies.need(self.house.db, made.who, permission, bucket=made.path.get("bucket"), project=project)
+            return
+        bucket, project = path.get("bucket"), path.get("project") or query.get("project")
+        if made.who.signed_in and not bucket and not project:
+            raise errors.InvalidArgument(faults=[("project", "is required, as ?project=PROJECT.")])
+        self.house.access.need(made.who, permission, bucket=bucket, project=project)
 
-
-def authenticated(house: House, request: Request, now: float) -> Caller:
-    """Who sends this request; NOBODY without a token. Raises Unauthenticated for a token that does not hold."""
-    header = request.headers.get("authorization", "")
-    scheme, _, bearer = header.partition(" ")
-    if not header:
-        bearer = request.query_params.get("access_token") or request.query_params.get("oauth_token") or ""
-        if not bearer:
-            return NOBODY
-    elif scheme.lower() not in ("bearer", "oauth"):
-        raise errors.Unauthenticated(f"Authorization: expected 'Bearer TOKEN', and got the scheme {scheme!r}.")
-    return house.keys.caller(house.db, bearer.strip(), now=now)
-
-
-async def read_body(request: Request, most: int) -> bytes:
-    """The whole body of a plain row, up to `most` bytes. Raises TooLarge."""
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            raise errors.TooLarge(f"The request body is over {most // MIB} MiB; send less at a time.")
-        parts.append(part)
-    return b"".join(parts)
+    def _remembered(self, made: Call) -> bool:
+        """Whether this caller was allowed this on this bucket a moment ago: then no thread and no row is needed."""
+        bucket = made.path.get("bucket")
+        who = self.house.access.remembered_caller(made.request.headers.get("authorization", "").partition(" ")[2])
+        if who is None or bucket is None:
+            return False
+        made.who = who
+        return self.house.access.remembered(who, self.route.permission, bucket=bucket, project=None)
 
 
 def parsed(raw: bytes, content_type: str) -> Any:
@@ -161,7 +155,7 @@ def parsed(raw: bytes, content_type: str) -> Any:
         return raw.decode("utf-8", "replace")
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise errors.InvalidArgument(f"The request body is not JSON: {error}.") from error
 
 
@@ -179,6 +173,12 @@ def refusal(path: str, error: errors.Error) -> Response:
     )
 
 
+class WrongMethod(errors.Error):
+    """A path that is known, by another method."""
+
+    code, status, reason = 405, "UNIMPLEMENTED", "methodNotAllowed"
+
+
 class App:
     """The ASGI application: picks the router by the name that the client asked for, and routes by the undecoded path.
 
@@ -187,12 +187,9 @@ class App:
 
     def __init__(self, house: House) -> None:
         self.predict = predict.Predict(house)
-        self.pages = Router([_endpoint(house, row) for row in ROUTES], default=nowhere, redirect_slashes=False)
-        self.data = Router(
-            [*(_endpoint(house, row) for row in [*discovery.ROUTES, *storage.XML_ROUTES, *ROUTES])],
-            default=nowhere,
-            redirect_slashes=False,
-        )
+        self.pages = _router(house, ROUTES)
+        # There /{bucket}/{object} is a path too, but for what storage itself and the discovery of ML v1 serve.
+        self.data = _router(house, [*discovery.ROUTES, *storage.ROUTES, *storage.XML_ROUTES, *ROUTES])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -203,12 +200,18 @@ class App:
         if scope["method"] == "POST" and raw.endswith(":predict"):
             await self.predict(scope, receive, send)
             return
+        scope["app"] = self  # so Starlette raises what it would answer itself in plain text
         try:
             await (self.data if storage.is_data_host(_host(scope)) else self.pages)(scope, receive, send)
-        except HTTPException as error:  # Starlette's own: a path that is known, by another method
-            told = errors.Unimplemented(f"{scope['method']} is not offered on {raw}.")
-            told.code = error.status_code
+        except HTTPException as error:
+            offered = (error.headers or {}).get("Allow", "another method")
+            told = WrongMethod(f"{scope['method']} is not offered on {raw}; {offered} is.")
             await refusal(raw, told)(scope, receive, send)
+
+
+def _router(house: House, rows: Iterable[Route]) -> Router:
+    endpoints = [Endpoint(row.path, Row(house, row), methods=[row.method]) for row in rows]
+    return Router(endpoints, default=nowhere, redirect_slashes=False)
 
 
 async def _no_lifespan(receive: Receive, send: Send) -> None:
@@ -225,10 +228,6 @@ def _host(scope: Scope) -> str:
         if name == b"host":
             return str(value.decode("latin-1")).partition(":")[0].lower()
     return ""
-
-
-def _endpoint(house: House, row: Route) -> Endpoint:
-    return Endpoint(row.path, Row(house, row), methods=[row.method])
 
 
 async def nowhere(scope: Scope, receive: Receive, send: Send) -> None:
@@ -255,7 +254,8 @@ def run(configured: Settings, announce: Callable[[address.Address], None]) -> No
         plain = bound(configured.host, wanted, fixed=configured.port > 0)
         secure = bound("127.0.0.1", before.tls_port if before else 0, fixed=False)
         proxy_port = free_port(before.proxy_port if before else 0)
-        house, located = open_house(configured, plain, secure, proxy_port)
+        with writing(configured.home):
+            house, located = open_house(configured, plain, secure, proxy_port)
         try:
             listeners.run(_serve(house, located, plain, secure, announce))
         finally:
@@ -268,10 +268,11 @@ def open_house(
     """Build the rooms; on a first start also the project, its owner, the keys and the private CA."""
     now = time.time()
     authority.create(configured.tls, now)
+    configured.database.touch(mode=0o600)  # SQLite gives its other files the mode of this one
     migrate.upgrade(configured.database)
     db = Database(configured.database)
     held = keys.load(configured.keys)
-    url = f"http://{configured.host}:{plain.getsockname()[1]}"
+    url = f"http://{reachable(configured.host)}:{plain.getsockname()[1]}"
     project = first_project(db, configured, now)
     located = address.Address(
         pid=os.getpid(),
@@ -295,6 +296,7 @@ def open_house(
         settings=configured,
         db=db,
         keys=held,
+        access=Access(db, held),
         blobs=kept,
         deployments=Deployments(db, held, engine, kept),
         worker=Worker(db, held, engine, configured),
@@ -314,22 +316,25 @@ async def _serve(
     tls = authority.server_context(authority.create(house.settings.tls, time.time()))
     connect = tunnel.Tunnel()
     upstream = ("127.0.0.1", located.tls_port)
-    await connect.start(
-        "127.0.0.1", located.proxy_port, upstream=upstream, hold_s=HOLD_S, other_hosts="tunnel"
-    )
+    await connect.start("127.0.0.1", located.proxy_port, upstream=upstream, hold_s=HOLD_S, other_hosts="tunnel")
+    await house.deployments.start()  # before the first request: it may ask for a prediction
+    house.worker.start()
     rows = [listeners.Listener(plain, None, "httptools"), listeners.Listener(secure, tls, "h11")]
     listening = listeners.Listeners(App(house), rows, GRACE_S)
     serving = asyncio.create_task(listening.serve(ended))
     serving.add_done_callback(lambda _: ended.set())
-    renewing = asyncio.create_task(_renew(house, located))
-    await house.deployments.start()
-    house.worker.start()
-    await listening.started.wait()
-    address.write(house.settings.home, located)
-    announce(located)
+    started = asyncio.create_task(listening.started.wait())
+    renewing = asyncio.create_task(_renew(house.keys, located, RENEW_S))
     try:
+        await asyncio.wait({serving, started}, return_when=asyncio.FIRST_COMPLETED)
+        if started.done():
+            with writing(house.settings.home):
+                address.write(house.settings.home, located)
+            announce(located)
         await ended.wait()
     finally:
+        ended.set()
+        started.cancel()
         renewing.cancel()
         await run_in_threadpool(house.worker.stop)
         await serving
@@ -337,10 +342,14 @@ async def _serve(
         await connect.close()
 
 
-async def _renew(house: House, located: address.Address) -> None:
+async def _renew(held: Keys, located: address.Address, every_s: float) -> None:
+    """Rewrite the owner's token long before it expires; a full disk may yet be freed in time."""
     while True:
-        await asyncio.sleep(RENEW_S)
-        await run_in_threadpool(write_token, house, located)
+        await asyncio.sleep(every_s)
+        try:
+            await run_in_threadpool(write_token, held, located)
+        except OSError as error:
+            log.warning("%s could not be renewed (%s); trying again", located.access_token, error.strerror)
 
 
 # --- the home ---
@@ -349,15 +358,10 @@ async def _renew(house: House, located: address.Address) -> None:
 @contextmanager
 def locked_home(configured: Settings) -> Iterator[None]:
     """One server a home: an flock that the kernel lets go of however we end."""
-    try:
+    with writing(configured.home):
         for folder in (configured.home, configured.credentials, configured.blobs, configured.uploads):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(configured.lock, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise errors.StorageFull(
-            f"The home {configured.home} cannot be written: {error.strerror}. Free or unlock it, or take another "
-            "with --home DIR."
-        ) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -371,6 +375,24 @@ def locked_home(configured: Settings) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def writing(home: Path) -> Iterator[None]:
+    """Tells what goes wrong with the home's files. Raises StorageFull."""
+    try:
+        yield
+    except OSError as error:
+        raise errors.StorageFull(
+            f"The home {home} cannot be written: {error.strerror or error}. Free or unlock it, or take another with "
+            "--home DIR."
+        ) from error
+
+
+def reachable(host: str) -> str:
+    """Where a client on this machine finds what listens on `host`, as a part of a URL."""
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
 
 
 def bound(host: str, port: int, *, fixed: bool) -> socket.socket:
@@ -428,17 +450,8 @@ def first_project(db: Database, configured: Settings, now: float) -> projects.Pr
 
 def write_credentials(house: House, located: address.Address) -> None:
     """What `taxiway env` points clients at: the token, the key (with the token_uri of today), gsutil's settings."""
-    write_token(house, located)
-    key_file = Path(located.key)
-    token_uri = f"{located.url}/token"
-    try:
-        key = msgspec.json.decode(key_file.read_bytes())
-    except FileNotFoundError:
-        email = owner_account(located.project)
-        key = house.db.write(lambda tx: keys.create_key(tx, email, token_uri="", now=time.time()))
-    if key["token_uri"] != token_uri:
-        key |= {"token_uri": token_uri, "auth_uri": f"{located.url}/auth"}
-        write_secret(key_file, msgspec.json.format(msgspec.json.encode(key), indent=2))
+    write_token(house.keys, located)
+    write_key(house.db, located)
     boto = (
         f"[Credentials]\ngs_service_key_file = {located.key}\ngs_json_host = 127.0.0.1\n"
         f"gs_json_port = {located.tls_port}\n\n"
@@ -449,9 +462,24 @@ def write_credentials(house: House, located: address.Address) -> None:
     write_secret(Path(located.boto), boto.encode())
 
 
-def write_token(house: House, located: address.Address) -> None:
-    token = house.keys.access_token(members.of_email(located.owner), now=time.time())
+def write_token(held: Keys, located: address.Address) -> None:
+    token = held.access_token(members.of_email(located.owner), now=time.time())
     write_secret(Path(located.access_token), token.encode())
+
+
+def write_key(db: Database, located: address.Address) -> None:
+    """The owner's key file; the same key for as long as the file and the database both have it."""
+    path, token_uri = Path(located.key), f"{located.url}/token"
+    try:
+        key = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+    except (FileNotFoundError, msgspec.DecodeError):
+        key = {}
+    if not keys.has_key(db, key.get("private_key_id", "")):
+        email = owner_account(located.project)
+        key = db.write(lambda tx: keys.create_key(tx, email, token_uri="", now=time.time()))
+    if key.get("token_uri") != token_uri:
+        key |= {"token_uri": token_uri, "auth_uri": f"{located.url}/auth"}
+        write_secret(path, msgspec.json.format(msgspec.json.encode(key), indent=2))
 
 
 def write_secret(path: Path, content: bytes) -> None:

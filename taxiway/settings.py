@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 
-from taxiway import errors
+from taxiway import errors, names
 
 MIB = 1024 * 1024
 
@@ -27,10 +28,12 @@ class Settings:
 
     home: Path = field(metadata={"help": "the folder that holds everything"})
     host: str = field(default="127.0.0.1", metadata={"help": "the address that the plain port listens on"})
-    port: int = field(default=8080, metadata={"help": "the plain port; 0 takes a free one"})
+    port: int = field(default=8080, metadata={"help": "the plain port; 0 takes a free one", "most": 65535})
     project: str = field(default="taxiway", metadata={"help": "the id of the project that a first start makes"})
     jobs: int = field(default=0, metadata={"help": "jobs that run at once; 0: one for every two cores, at least two"})
-    body_mib: int = field(default=64, metadata={"help": "the largest JSON request body, in MiB; uploads have no limit"})
+    body_mib: int = field(
+        default=64, metadata={"help": "the largest JSON request body, in MiB; uploads have no limit", "least": 1}
+    )
 
     @property
     def database(self) -> Path:
@@ -64,15 +67,6 @@ class Settings:
     def attempts(self) -> Path:
         return self.home / "attempts"
 
-    @property
-    def models(self) -> Path:
-        return self.home / "models"
-
-    @property
-    def address(self) -> Path:
-        """The file in which a server says where it listens: see `address.Address`."""
-        return self.home / "server.json"
-
 
 def default_home(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("TAXIWAY_HOME") or Path.home() / ".taxiway").expanduser().absolute()
@@ -81,25 +75,44 @@ def default_home(environ: Mapping[str, str]) -> Path:
 def read(environ: Mapping[str, str] | None = None, **flags: object) -> Settings:
     """Settings from the environment; a flag that is not None wins.
 
-    Raises InvalidArgument for a TAXIWAY_ name that nobody reads, or a value that is not of its kind.
+    Raises InvalidArgument for a TAXIWAY_ name that nobody reads, or a value that is not of its kind; all at once.
     """
     environ = os.environ if environ is None else environ
-    known = Settings.__dataclass_fields__
-    faults: list[tuple[str, str]] = []
-    values: dict[str, object] = {"home": default_home(environ)}
-    for variable, text in environ.items():
-        if not variable.startswith("TAXIWAY_") or variable in ELSEWHERE:
-            continue
-        name = variable.removeprefix("TAXIWAY_").lower()
-        if name not in known:
-            offered = ", ".join(sorted([*ELSEWHERE, *(f"TAXIWAY_{each.upper()}" for each in known)]))
-            faults.append((variable, f"is no setting. There are: {offered}."))
-        elif known[name].type == "int" and not text.isdigit():
-            faults.append((variable, f"is {text!r}, and must be a whole number."))
-        elif name != "home":
-            values[name] = int(text) if known[name].type == "int" else text
+    told = {name: value for name, value in environ.items() if name.startswith("TAXIWAY_") and name not in ELSEWHERE}
+    faults = [
+        (name, f"is no setting. There are: {', '.join(sorted(OFFERED))}.") for name in told if name not in OFFERED
+    ]
+    values: dict[str, object] = {}
+    for variable, setting in OFFERED.items():
+        flag = flags.get(setting.name)
+        value = told.get(variable) if flag is None else flag
+        if value is not None:
+            try:
+                values[setting.name] = _valid(setting, value)
+            except ValueError as error:
+                faults.append(
+                    (variable if flag is None else f"--{setting.name}", f"is {value!r}, and must be {error}.")
+                )
     if faults:
         raise errors.InvalidArgument(faults=faults)
-    values.update({name: value for name, value in flags.items() if value is not None})
-    values["home"] = Path(str(values["home"])).expanduser().absolute()
-    return Settings(**values)  # type: ignore[arg-type]
+    home = Path(str(values.pop("home", "") or default_home(environ))).expanduser().absolute()
+    return Settings(home=home, **values)  # type: ignore[arg-type]
+
+
+def _valid(setting: Field[object], value: object) -> object:
+    """The value as its setting's kind. Raises ValueError with what was expected."""
+    text = str(value)
+    if setting.type == "int":
+        least, most = setting.metadata.get("least", 0), setting.metadata.get("most", 10**6)
+        if not re.fullmatch("[0-9]{1,7}", text) or not least <= int(text) <= most:
+            raise ValueError(f"a whole number from {least} to {most}")
+        return int(text)
+    if setting.name == "project":
+        try:
+            return names.project_id(text, "project")
+        except errors.InvalidArgument as error:
+            raise ValueError("6 to 30 lower-case letters, digits and hyphens, and begin with a letter") from error
+    return text
+
+
+OFFERED = {f"TAXIWAY_{each.name.upper()}": each for each in fields(Settings)}

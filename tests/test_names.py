@@ -136,14 +136,30 @@ def test_these_are_not_addresses(uri):
     assert fault_of(names.gs, uri, "trainingInput.jobDir")[0] == "trainingInput.jobDir"
 
 
-@pytest.mark.parametrize("name", ["global", "us-central1", "northamerica-northeast1", "asia-southeast2", "me-central2"])
+@pytest.mark.parametrize("name", names.REGIONS)
 def test_these_are_regions(name):
     assert names.region(name, "region") == name
 
 
-@pytest.mark.parametrize("name", ["", "mars", "us", "us-central", "us-moon1", "US-central1", "us-central1-a"])
+@pytest.mark.parametrize(
+    "name", ["", "mars", "us", "us-central", "us-moon1", "US-central1", "us-central1-a", "me-central2", "europe-west12"]
+)
 def test_these_are_not_regions(name):
     fault_of(names.region, name, "region")
+
+
+def test_a_region_that_is_nearly_right_is_suggested():
+    assert "Did you mean us-central1?" in fault_of(names.region, "us-centrall", "region")[1]
+
+
+@pytest.mark.parametrize("name", ["us-central1", "northamerica-northeast1", "asia-southeast2", "me-central2"])
+def test_buckets_may_be_in_more_places_than_jobs(name):
+    assert names.location(name, "location") == name
+
+
+@pytest.mark.parametrize("name", ["", "mars", "us", "us-central", "global", "US-central1", "us-central1-a"])
+def test_these_are_no_locations(name):
+    fault_of(names.location, name, "location")
 
 
 def test_versions_of_runtimes_and_of_python_are_major_and_minor():

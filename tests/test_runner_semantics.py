@@ -290,6 +290,25 @@ def test_a_number_for_a_string_is_refused(many):
     assert refusal(many, [{"image_bytes": 5, "scale": 1}], "text") == expected
 
 
+@pytest.mark.parametrize("value", [3, 3.5, 10**30, True, 0.1, -0.0, 2**63])
+def test_a_value_comes_to_the_same_whether_the_body_is_read_quickly_or_with_care(many, value):
+    instances = [RIDE, dict(RIDE, passengers=value)]
+    kind, careful = many.peer().ask({"instances": instances, "an_unknown_field": [1]})
+    assert kind == PREDICTED
+    assert predictions(many, instances) == careful["predictions"]
+    expected = FARE - 10 + 5 * value
+    assert careful["predictions"][1]["predictions"][0] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("body", [b"1e400", b"-1e400"])
+def test_a_number_beyond_all_floats_is_taken_for_infinity(many, body):
+    peer = many.peer()
+    peer.send(1, json.dumps(request([RIDE], None)).encode().replace(b'"passengers": 2', b'"passengers": ' + body))
+    _, kind, payload = peer.receive()
+    assert kind == PREDICTED
+    assert math.isinf(json.loads(payload)["predictions"][0]["predictions"][0])
+
+
 def test_bytes_that_are_no_text_fail_as_outputs(many):
     kind, body = many.peer().ask(request([{"image_bytes": b64(b"\xff"), "scale": 1}], "text"))
     assert kind == FAILED
@@ -427,3 +446,187 @@ def test_a_usable_model_is_accepted(verdicts):
 
 def test_a_model_that_parses_strings_is_not_turned_down_for_refusing_an_empty_one(verdicts):
     assert verdicts["parsing"] == "not tried: it does not take empty strings"
+
+
+# Models of the kinds that people export, and what each says to one request while it is still in memory.
+ZOO = """
+import json, os, sys
+import keras
+import numpy as np
+import tensorflow as tf
+
+root, v1 = sys.argv[1], tf.compat.v1
+NAMES = ["a", "b", "c"]
+ROWS = [[1.0, 2.0, 3.0], [-4.0, 5.5, 0.25]]
+BY_NAME = [dict(zip(NAMES, row)) for row in ROWS]
+told = {}
+
+def tell(name, instances, output, rows):
+    told[name] = [instances, [{output: row} for row in np.asarray(rows).tolist()]]
+
+def network(standardise):
+    layers = [keras.layers.Dense(8, activation="elu"), keras.layers.Dense(1), keras.layers.Rescaling(2.0, 11.0)]
+    return keras.Sequential([keras.Input((3,)), standardise, *layers])
+
+def save_in_a_module(name, net):
+    specs = [tf.TensorSpec([None], tf.float32, name) for name in NAMES]
+    module = tf.Module()
+    module.net = net
+    module.serve = tf.function(lambda *x: {"fare": net(tf.stack(x, 1))}, input_signature=specs)
+    tf.saved_model.save(module, root + "/" + name, signatures={"serving_default": module.serve})
+    tell(name, BY_NAME, "fare", net(np.array(ROWS)))
+
+given = keras.layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[2.0, 2.0, 0.5])
+save_in_a_module("module_of_keras", network(given))
+adapted = keras.layers.Normalization()
+adapted.adapt(np.random.default_rng(0).normal(3, 2, (50, 3)))
+save_in_a_module("module_of_adapted_keras", network(adapted))
+
+net = network(keras.layers.Normalization(mean=[0.0] * 3, variance=[2.0] * 3))
+net.export(root + "/keras_export", verbose=False)
+tell("keras_export", ROWS, "output_0", net(np.array(ROWS)))
+tf.saved_model.save(net, root + "/keras_save")
+tell("keras_save", ROWS, "output_0", net(np.array(ROWS)))
+
+ends = {"color": keras.Input((1,), dtype="string", name="color"), "size": keras.Input((1,), name="size")}
+one_hot = keras.layers.StringLookup(vocabulary=["red", "green"], output_mode="one_hot")(ends["color"])
+both = keras.layers.Dense(1)(keras.layers.Dense(4)(keras.layers.Concatenate()([one_hot, ends["size"]])))
+net = keras.Model(ends, both)
+asked = [{"color": ["green"], "size": [2.0]}, {"color": ["blue"], "size": [-1.0]}]
+rows = net({"color": tf.constant([["green"], ["blue"]]), "size": tf.constant([[2.0], [-1.0]])})
+net.export(root + "/keras_lookup", verbose=False)
+tell("keras_lookup", asked, "output_0", rows)
+module = tf.Module()
+module.net = net
+specs = [tf.TensorSpec([None, 1], tf.string, "color"), tf.TensorSpec([None, 1], tf.float32, "size")]
+module.serve = tf.function(lambda c, s: {"y": net({"color": c, "size": s})}, input_signature=specs)
+tf.saved_model.save(module, root + "/module_of_keras_lookup", signatures={"serving_default": module.serve})
+tell("module_of_keras_lookup", asked, "y", rows)
+
+class Table(tf.Module):
+    def __init__(self, path):
+        whole, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
+        lines = tf.lookup.TextFileInitializer(path, tf.string, whole, tf.int64, number)
+        self.table, self.scale = tf.lookup.StaticHashTable(lines, -1), tf.Variable(3.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "word")])
+    def serve(self, word):
+        return {"y": tf.cast(self.table.lookup(word), tf.float32) * self.scale}
+
+with open(root + "/words.txt", "w") as file:
+    file.write("x\\ny\\n")
+table = Table(root + "/words.txt")
+tf.saved_model.save(table, root + "/table", {"serving_default": table.serve})
+os.remove(root + "/words.txt")
+tell("table", ["y", "z"], "y", [3.0, -3.0])
+
+class Plain(tf.Module):
+    def __init__(self):
+        self.scale = tf.Variable(3.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def loop(self, x):
+        step = lambda x: [tf.cond(tf.reduce_sum(x) < 100.0, lambda: x * self.scale, lambda: x - 1.0)]
+        (x,) = tf.while_loop(lambda x: tf.reduce_max(x) < 90.0, step, [x], maximum_iterations=4)
+        tf.debugging.assert_less(x, 1e6, message="too much")
+        return {"y": x}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def dice(self, x):
+        return {"y": x + self.scale * tf.random.uniform(tf.shape(x))}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def kept(self, x):
+        self.scale.assign(4.0)
+        return {"y": x * self.scale}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def two(self, x):
+        return {"zebra": x * self.scale, "ape": x}
+
+plain = Plain()
+for name in ("loop", "dice", "two", "kept"):
+    tf.saved_model.save(plain, root + "/" + name, {"serving_default": getattr(plain, name)})
+tell("loop", [1.0, 20.0], "y", plain.loop(tf.constant([1.0, 20.0]))["y"])
+tell("kept", [1.0, 2.0], "y", [4.0, 8.0])
+told["two"] = [[1.0, 2.0], [{"ape": 1.0, "zebra": 3.0}, {"ape": 2.0, "zebra": 6.0}]]
+told["dice"] = [[1.0], None]
+
+with v1.Graph().as_default(), v1.Session() as session:
+    word, x = v1.placeholder(tf.string, [None], "word"), v1.placeholder(tf.float32, [None], "x")
+    scale = v1.get_variable("scale", initializer=2.0, use_resource=False)
+    table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(["a", "b"], [1.0, 2.0]), -1.0)
+    y = x * scale + table.lookup(word)
+    start = v1.tables_initializer()
+    session.run([v1.global_variables_initializer(), start])
+    builder = v1.saved_model.builder.SavedModelBuilder(root + "/tensorflow_1")
+    signature = v1.saved_model.signature_def_utils.predict_signature_def({"word": word, "x": x}, {"y": y})
+    builder.add_meta_graph_and_variables(session, ["serve"], {"predict": signature}, main_op=start)
+    builder.save()
+tell("tensorflow_1", [{"word": "b", "x": 5.0}, {"word": "?", "x": 0.5}], "y", [12.0, 0.0])
+
+print(json.dumps(told))
+"""
+
+ANSWERER = """
+import importlib.util, json, sys
+
+spec = importlib.util.spec_from_file_location("framework", sys.argv[1])
+framework = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(framework)
+answers = {}
+for name, (instances, _) in json.load(sys.stdin).items():
+    model = framework.load(sys.argv[2] + "/" + name)
+    body = json.dumps({"instances": instances}).encode()
+    asked = [(instances, {}), model.read(body) or (instances, {})]
+    outcomes = [model.predict_many([request])[0] for request in asked]
+    answers[name] = [model.check(), model.summary["forms"][model.default], outcomes]
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def zoo(runtime_python: Path) -> dict[str, tuple[list | None, str | None, str, list]]:
+    """For each model of the zoo: the rows that it should give, check()'s remark, the form, two outcomes."""
+    with tempfile.TemporaryDirectory(prefix="tw") as folder:
+        made = subprocess.run([runtime_python, "-c", ZOO, folder], capture_output=True, text=True)
+        assert made.returncode == 0, made.stderr
+        told = json.loads(made.stdout.splitlines()[-1])
+        command = [runtime_python, "-c", ANSWERER, RUNNERS / "tensorflow_model.py", folder]
+        done = subprocess.run(command, input=json.dumps(told), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout.splitlines()[-1])
+    return {name: (told[name][1], *answers[name]) for name in told}
+
+
+@pytest.mark.parametrize(
+    ("model", "forms"),
+    [
+        ("module_of_keras", {"frozen"}),
+        ("module_of_adapted_keras", {"frozen"}),
+        ("keras_export", {"frozen"}),
+        ("keras_save", {"frozen"}),
+        ("keras_lookup", {"session", "function"}),
+        ("module_of_keras_lookup", {"session", "function"}),
+        ("table", {"session"}),
+        ("loop", {"frozen"}),
+        ("two", {"frozen"}),
+        ("kept", {"session", "function"}),
+        ("tensorflow_1", {"session"}),
+    ],
+)
+def test_a_model_answers_as_it_did_in_memory_in_whatever_form_it_runs(zoo, model, forms):
+    expected, remark, form, outcomes = zoo[model]
+    assert remark is None
+    assert form in forms
+    for kind, rows in outcomes:
+        assert kind == PREDICTED, rows
+        assert [row.keys() for row in rows] == [row.keys() for row in expected]
+        for row, wanted in zip(rows, expected, strict=True):
+            assert all(row[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-5) for name in wanted)
+
+
+def test_a_model_of_chance_runs_as_its_own_function(zoo):
+    _, remark, form, outcomes = zoo["dice"]
+    assert (remark, form) == (None, "function")
+    assert all(kind == PREDICTED and 1.0 <= rows[0]["y"] <= 4.0 for kind, rows in outcomes)

@@ -47,6 +47,9 @@ class Toy:
             raise ValueError("it answers nothing")
         return "not tried" if self.folder == "untried" else None
 
+    def read(self, body):
+        return ([{"value": "read quickly"}], {}) if body == b"quickly" else None
+
     def predict_many(self, requests):
         return [self.predict(instances, options, len(requests)) for instances, options in requests]
 
@@ -238,6 +241,11 @@ def test_options_beside_the_instances_reach_the_model(runner):
     assert body == {
         "predictions": [{"value": 5, "batch": 1, "options": {"signature_name": "s", "other": [1]}}],
     }
+
+
+def test_a_model_may_read_bodies_that_it_knows_itself(runner):
+    kind, body = runner.peer().ask(b"quickly")
+    assert (kind, body["predictions"][0]["value"]) == (PREDICTED, "read quickly")
 
 
 def test_a_ping_is_answered(runner):

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
+from taxiway import errors
 from taxiway.house import House
 from taxiway.iam import members, policies
+from taxiway.settings import MIB
 
 # Instead of a permission, a row may say one of these:
 ANYONE = "-anyone"  # nobody is asked who they are: discovery, the token endpoint, a resumable session's secret URL
@@ -36,10 +39,41 @@ class Call:
 
     def need(self, permission: str, *, bucket: str | None = None, project: str | None = None) -> None:
         """Check one more permission than the row names; raises PermissionDenied with the grant that would fix it."""
-        policies.need(self.house.db, self.who, permission, bucket=bucket, project=project)
+        self.house.access.need(self.who, permission, bucket=bucket, project=project)
 
     def may(self, permission: str, *, bucket: str | None = None, project: str | None = None) -> bool:
         return policies.allowed(self.house.db, self.who, permission, bucket=bucket, project=project)
+
+
+def caller(house: House, authorization: str, query: Mapping[str, str], now: float) -> members.Caller:
+    """Who sends a request: by its Authorization header, else by access_token in its query; NOBODY without a token.
+
+    Raises Unauthenticated for a token that does not hold.
+    """
+    scheme, _, bearer = authorization.partition(" ")
+    if not authorization:
+        bearer = query.get("access_token") or query.get("oauth_token") or ""
+        if not bearer:
+            return members.NOBODY
+    elif scheme.lower() not in ("bearer", "oauth"):
+        raise errors.Unauthenticated(f"Authorization: expected 'Bearer TOKEN', and got the scheme {scheme[:40]!r}.")
+    return house.access.caller(bearer.strip(), now=now)
+
+
+async def whole_body(receive: Receive, most: int) -> bytes:
+    """All of a request's body. Raises TooLarge if it has more than `most` bytes, ClientDisconnect."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > most:
+            raise errors.TooLarge(f"The request body is over {most // MIB} MiB; send less at a time.")
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class Route(NamedTuple):

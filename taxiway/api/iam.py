@@ -59,7 +59,9 @@ def set_policy(call: Call) -> dict[str, Any]:
     told = call.body.get("policy") if isinstance(call.body, dict) else None
     if not isinstance(told, dict):
         raise errors.InvalidArgument(faults=[("policy", "is required: {bindings: [{role, members}]}.")])
-    return _policy(projects.set_policy(call.house.db, call.path["project"], told))
+    changed = projects.set_policy(call.house.db, call.path["project"], told)
+    call.house.access.forget()
+    return _policy(changed)
 
 
 def region(call: Call) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from taxiway.api.call import SIGNED_IN, Call, Route
 from taxiway.compute import filters, logs
 from taxiway.compute.logs import Entry
 
+FIELDS = ("resourceNames", "projectIds", "filter", "orderBy", "pageSize", "pageToken")
 PAGE = 50
 MOST = 1000
 ORDERS = {"": False, "timestamp asc": False, "timestamp": False, "timestamp desc": True}
@@ -18,6 +19,9 @@ ORDERS = {"": False, "timestamp asc": False, "timestamp": False, "timestamp desc
 def list_entries(call: Call) -> dict[str, Any]:
     """The lines of the projects that `resourceNames` lists; the caller needs logging.logEntries.list on each."""
     body = call.body if isinstance(call.body, dict) else {}
+    unknown = [(name, f"is no field here; there are {', '.join(FIELDS)}.") for name in body if name not in FIELDS]
+    if unknown:
+        raise errors.InvalidArgument(faults=unknown)
     projects = _projects(body.get("resourceNames") or body.get("projectIds") or [])
     for project in projects:
         call.need("logging.logEntries.list", project=project)
@@ -41,7 +45,9 @@ def _projects(names: object) -> list[str]:
     found = []
     for name in names if isinstance(names, list) else []:
         parts = str(name).split("/")
-        if parts[0] != "projects" or len(parts) < 2 or not parts[1]:
+        if len(parts) == 1:  # projectIds, the older field
+            parts = ["projects", *parts]
+        if parts[0] != "projects" or not parts[1]:
             raise errors.InvalidArgument(faults=[("resourceNames", f"{name!r}: expected projects/PROJECT.")])
         found.append(parts[1])
     if not found:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,9 +21,21 @@ from taxiway.jobs import queue, training
 from taxiway.jobs.states import State
 from taxiway.models import copies, registry
 
+Fault = tuple[str, str]  # field, sentence
+Value = TypeVar("Value")
+
 META = "google.cloud.ml.v1.OperationMetadata"
-OUTPUT_ONLY = {"create_time", "state", "error_message", "is_default", "etag", "last_use_time"}
-FRAMEWORKS = {None: "tensorflow", "FRAMEWORK_UNSPECIFIED": "tensorflow", "TENSORFLOW": "tensorflow"}
+FRAMEWORKS: dict[str | None, str] = {
+    None: "tensorflow",
+    "FRAMEWORK_UNSPECIFIED": "tensorflow",
+    "TENSORFLOW": "tensorflow",
+}
+SNAKE = {
+    "runtimeVersion": "runtime_version",
+    "pythonVersion": "python_version",
+}  # as the service told faults of versions
+MACHINES = re.compile(r"mls1-(c1-m2|c4-m2|highmem-1|highcpu-4)|n1-(standard|highmem|highcpu)-(2|4|8|16|32)")
+MODELS_LATER = ("online_prediction_logging", "online_prediction_console_logging")
 VERSIONS_LATER = (  # fields of Version that are understood and not offered yet
     "accelerator_config",
     "auto_scaling",
@@ -72,8 +85,7 @@ def get_job(call: Call) -> dict[str, Any]:
 
 
 def list_jobs(call: Call) -> dict[str, Any]:
-    if call.query.get("filter"):
-        raise errors.Unimplemented("projects.jobs.list does not offer filter yet; leave it out.")
+    _refuse_filter(call, "projects.jobs.list")
     size = wire.page_size(call.query)
     key = wire.page_key(call.query, tuple[int])
     found = queue.newest(call.house.db, call.path["project"], limit=size + 1, before=key[0] if key else None)
@@ -111,13 +123,14 @@ def _job(call: Call, job: queue.Job) -> dict[str, Any]:
 def create_model(call: Call) -> dict[str, Any]:
     project = projects.get(call.house.db, call.path["project"])
     told = wire.read(schemas.Model, call.body)
-    faults: list[tuple[str, str]] = []
-    _gather(faults, lambda: names.ml_name(told.name, "model.name"))
-    _gather(faults, lambda: names.labels(told.labels, "model.labels"))
+    faults: list[Fault] = []
+    _gather(faults, names.ml_name, told.name, "model.name")
+    _gather(faults, names.labels, told.labels, "model.labels")
     for region in told.regions:
-        _gather(faults, lambda region=region: names.region(region, "model.regions"))  # type: ignore[misc]
+        _gather(faults, names.region, region, "model.regions")
     if len(told.regions) > 1:
         faults.append(("model.regions", "must name one region; a model is deployed in one."))
+    faults += _not_offered(told, "model", MODELS_LATER)
     if faults:
         raise errors.InvalidArgument(faults=faults)
     kept = msgspec.structs.replace(told, default_version=None, etag=b"", regions=told.regions or ("us-central1",))
@@ -129,6 +142,7 @@ def get_model(call: Call) -> dict[str, Any]:
 
 
 def list_models(call: Call) -> dict[str, Any]:
+    _refuse_filter(call, "projects.models.list")
     size = wire.page_size(call.query)
     key = wire.page_key(call.query, tuple[str])
     found = registry.list_models(call.house.db, call.path["project"], limit=size + 1, after=key[0] if key else "")
@@ -143,8 +157,9 @@ def delete_model(call: Call) -> dict[str, Any]:
 def _model(call: Call, model: registry.Model) -> dict[str, Any]:
     default = None
     if model.default_version:
-        version = registry.get_version(call.house.db, model.project, model.name, model.default_version)
-        default = _version_message(version, default=True)
+        with suppress(errors.NotFound):  # deleted since the model was read
+            version = registry.get_version(call.house.db, model.project, model.name, model.default_version)
+            default = _version_message(version, default=True)
     return wire.write(
         msgspec.structs.replace(
             model.resource,
@@ -159,24 +174,26 @@ def _model(call: Call, model: registry.Model) -> dict[str, Any]:
 
 
 def create_version(call: Call) -> dict[str, Any]:
-    """Everything that can be known at once is checked at once; the copy and the row are made; loading takes its time."""
+    """What can be known at once is checked at once; the copy and the row are made; loading takes its time."""
     house, project = call.house, projects.get(call.house.db, call.path["project"])
     model = registry.get_model(house.db, project.id, call.path["model"])
     told = wire.read(schemas.Version, call.body)
     runtime = _checked_version(told)
+    registry.must_be_new(house.db, project.id, model.name, told.name)
     found = copies.find(house.db, project, told)
     folder = copies.place(project, model.name, told.name, uuid.uuid4().hex[:12])
-    copies.make(house.db, house.blobs, project, told.deployment_uri, found, folder, now=call.now)
     unset: dict[str, Any] = {"create_time": None, "state": None, "error_message": "", "is_default": False, "etag": b""}
     kept = msgspec.structs.replace(
         told,
         **unset,
+        last_use_time=None,
         runtime_version=runtime["version"],
         python_version=runtime["python"],
         framework="TENSORFLOW",
         machine_type=told.machine_type or "mls1-c1-m2",
     )
     try:
+        copies.make(house.db, house.blobs, project, told.deployment_uri, found, folder, now=call.now)
         version, operation = house.db.write(
             lambda tx: registry.create_version(
                 tx, project.id, model.name, told.name, kept, folder=folder, runtime=runtime, now=call.now
@@ -191,25 +208,25 @@ def create_version(call: Call) -> dict[str, Any]:
 
 def _checked_version(told: schemas.Version) -> dict[str, str]:
     """The runtime that was chosen; raises InvalidArgument with every fault."""
-    faults: list[tuple[str, str]] = []
-    _gather(faults, lambda: names.ml_name(told.name, "version.name"))
-    _gather(faults, lambda: names.labels(told.labels, "version.labels"))
+    faults: list[Fault] = []
+    _gather(faults, names.ml_name, told.name, "version.name")
+    _gather(faults, names.labels, told.labels, "version.labels")
     if not told.deployment_uri:
-        faults.append(("version.deployment_uri", "is required: the gs:// folder of the model."))
+        faults.append((copies.FIELD, "is required: the gs:// folder of the model."))
     else:
-        _gather(faults, lambda: names.gs(told.deployment_uri, "version.deployment_uri"))
+        _gather(faults, names.gs, told.deployment_uri, copies.FIELD)
     if told.framework not in FRAMEWORKS:
         faults.append(("version.framework", f"{told.framework} is not offered yet; TENSORFLOW is."))
-    for name in VERSIONS_LATER:
-        if getattr(told, name):
-            faults.append((f"version.{name}", "is not offered yet; leave it out."))
+    if told.machine_type and not MACHINES.fullmatch(told.machine_type):
+        faults.append(("version.machine_type", f"{told.machine_type!r} is none for predictions; mls1-c1-m2 is usual."))
+    faults += _not_offered(told, "version", VERSIONS_LATER)
     try:
         choice = environments.resolve(told.runtime_version or None, told.python_version or None)
     except errors.InvalidArgument as error:
-        faults += [(f"version.{field}", fault) for field, fault in error.faults]
+        faults += [(f"version.{SNAKE[field]}", fault) for field, fault in error.faults]
     if faults:
         raise errors.InvalidArgument(faults=faults)
-    return {"version": choice.runtime.version, "python": choice.python, "framework": str(FRAMEWORKS[told.framework])}
+    return {"version": choice.runtime.version, "python": choice.python, "framework": FRAMEWORKS[told.framework]}
 
 
 def get_version(call: Call) -> dict[str, Any]:
@@ -218,17 +235,27 @@ def get_version(call: Call) -> dict[str, Any]:
 
 
 def list_versions(call: Call) -> dict[str, Any]:
+    _refuse_filter(call, "projects.models.versions.list")
     size = wire.page_size(call.query)
     key = wire.page_key(call.query, tuple[str])
     found = registry.list_versions(
         call.house.db, call.path["project"], call.path["model"], limit=size + 1, after=key[0] if key else ""
     )
-    return wire.page("versions", found, size, lambda one: (one.name,), lambda one: _version(call, one))
+    default = registry.get_model(call.house.db, call.path["project"], call.path["model"]).default_version
+    return wire.page(
+        "versions",
+        found,
+        size,
+        lambda one: (one.name,),
+        lambda one: wire.write(_version_message(one, default=one.name == default)),
+    )
 
 
 def set_default(call: Call) -> dict[str, Any]:
     path = call.path
-    return _version(call, registry.set_default(call.house.db, path["project"], path["model"], path["version"]))
+    found = registry.set_default(call.house.db, path["project"], path["model"], path["version"])
+    call.house.deployments.changed()
+    return _version(call, found)
 
 
 def delete_version(call: Call) -> dict[str, Any]:
@@ -267,6 +294,7 @@ def get_operation(call: Call) -> dict[str, Any]:
 
 
 def list_operations(call: Call) -> dict[str, Any]:
+    _refuse_filter(call, "projects.operations.list")
     size = wire.page_size(call.query)
     key = wire.page_key(call.query, tuple[str])
     found = registry.list_operations(call.house.db, call.path["project"], limit=size + 1, after=key[0] if key else "")
@@ -323,18 +351,34 @@ def _etag(count: int) -> bytes:
     return count.to_bytes(8, "big")
 
 
-def _gather(faults: list[tuple[str, str]], check: Callable[[], object]) -> None:
+def _gather(faults: list[Fault], check: Callable[[Value, str], object], value: Value, field: str) -> None:
     try:
-        check()
+        check(value, field)
     except errors.InvalidArgument as error:
         faults.extend(error.faults)
+
+
+def _not_offered(told: msgspec.Struct, message: str, later: Iterable[str]) -> list[Fault]:
+    return [(f"{message}.{name}", "is not offered yet; leave it out.") for name in later if getattr(told, name)]
+
+
+def _refuse_filter(call: Call, method: str) -> None:
+    if call.query.get("filter"):
+        raise errors.Unimplemented(f"{method} does not offer filter yet; leave it out.")
 
 
 def test_permissions(call: Call) -> dict[str, Any]:
     """Which of the asked permissions the caller has; a resource that does not exist has none."""
     asked = wire.read(schemas.TestIamPermissionsRequest, call.body).permissions
-    project = call.path["project"]
-    held = [each for each in asked if policies.allowed(call.house.db, call.who, each, project=project)]
+    db, project = call.house.db, call.path["project"]
+    try:
+        if "job" in call.path:
+            queue.get(db, project, call.path["job"])
+        else:
+            registry.get_model(db, project, call.path["model"])
+        held = [each for each in asked if policies.allowed(db, call.who, each, project=project)]
+    except errors.NotFound:
+        held = []
     return {"permissions": held} if held else {}
 
 
@@ -392,4 +436,8 @@ def _route(method: Method) -> Route:
     return Route(method.verb, path_of(method), permission, function)
 
 
-ROUTES = [_route(method) for method in discovery.METHODS if method.id.removeprefix("ml.") not in BARE]
+# Those with a verb come first: {job} would match J:cancel too.
+ROUTES = sorted(
+    (_route(method) for method in discovery.METHODS if method.id.removeprefix("ml.") not in BARE),
+    key=lambda route: ":" not in route.path.rpartition("/")[2],
+)

@@ -1,10 +1,11 @@
-"""What replicas report, each on its own attempt and by its own token: the only part of the wire that is not Google's."""
+"""What replicas report, each on its own attempt by its own token: the only part of the wire that is not Google's."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import msgspec
+import sqlalchemy as sa
 
 from taxiway import errors
 from taxiway.api.call import REPLICA, Call, Route
@@ -12,6 +13,8 @@ from taxiway.compute import attempts, logs
 from taxiway.handles import Said
 from taxiway.iam import members
 from taxiway.iam.keys import HOUR
+from taxiway.jobs import queue
+from taxiway.jobs.worker import KIND
 
 ATTEMPT = "/taxiway/v1/attempts/{attempt}"
 
@@ -23,16 +26,28 @@ def get_work(call: Call) -> dict[str, Any]:
 
 
 def heartbeat(call: Call) -> dict[str, Any]:
-    attempts.hear(call.house.db, call.path["attempt"], _of(call, "state", str), now=call.now)
-    call.house.worker.wake()
+    """The replica lives. Once its code runs, so does its job, at once: a quick job passes through RUNNING too."""
+    state = _of(call, "state", str)
+
+    def save(tx: sa.Connection) -> None:
+        attempt = attempts.hear(tx, call.path["attempt"], state, now=call.now)
+        if attempt is not None and attempt.kind == KIND and state == "RUNNING":
+            queue.runs(tx, attempt.project, attempt.subject, now=call.now)
+
+    call.house.db.write(save)
     return {}
 
 
 def say(call: Call) -> dict[str, Any]:
     """Keep lines of output; a batch that is sent again is kept once."""
-    attempt = attempts.get(call.house.db, call.path["attempt"])
-    lines = [logs.line(attempt.number, attempt.task, said) for said in _of(call, "lines", list[Said])]
-    logs.append(call.house.db, attempt.project, attempt.subject, lines, now=call.now)
+    told = _of(call, "lines", list[Said])
+
+    def save(tx: sa.Connection) -> None:
+        attempt = attempts.must_live(tx, call.path["attempt"])
+        lines = [logs.line(attempt.number, attempt.task, said) for said in told]
+        logs.write(tx, attempt.project, attempt.subject, lines, now=call.now)
+
+    call.house.db.write(save)
     return {}
 
 

@@ -39,6 +39,7 @@ def insert_bucket(call: Call) -> dict[str, Any]:
         location=_text(body, "location", "US"),
         storage_class=_text(body, "storageClass", "STANDARD"),
         labels=_mapping(body.get("labels"), "labels"),
+        policy=policies.default_bucket_policy(project),
         now=call.now,
     )
     return forms.bucket_form(call.base, made, full=_full(call))
@@ -119,6 +120,7 @@ def set_policy(call: Call) -> dict[str, Any]:
         version=forms.policy_version(body.get("etag")),
         now=call.now,
     )
+    call.house.access.forget()
     return forms.policy_form(made)
 
 

@@ -1,11 +1,11 @@
 """Attempts: each start of a replica is a row, committed before anything is started; a superseded one has no word.
 
-    STARTED -> PREPARING -> RUNNING -> ENDED        FENCED: its successor was made, or its job was given up
+STARTED -> PREPARING -> RUNNING -> ENDED        FENCED: its successor was made, or its job was given up
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,11 @@ def get(db: Database, attempt: str) -> Attempt:
         return read(rows, attempt)
 
 
+def known(rows: sa.Connection, ids: Collection[str]) -> set[str]:
+    """Those of the ids that are attempts."""
+    return set(rows.execute(sa.select(attempts.c.id).where(attempts.c.id.in_(ids))).scalars())
+
+
 def last(rows: sa.Connection, project: str, kind: str, subject: str) -> Attempt | None:
     """The newest attempt of a job or a version."""
     row = rows.execute(
@@ -106,22 +111,27 @@ def hold(db: Database, attempt: str, handle: str) -> None:
     db.write(lambda tx: tx.execute(attempts.update().where(attempts.c.id == attempt).values(handle=handle)))
 
 
-def hear(db: Database, attempt: str, state: str, *, now: float) -> None:
-    """A heartbeat: the replica lives and is in `state`. States only go forward.
+def hear(tx: sa.Connection, attempt: str, state: str, *, now: float) -> Attempt | None:
+    """A heartbeat: the replica lives and is in `state`. States only go forward; answers the attempt if this one did.
 
-    Raises FailedPrecondition if the attempt has ended or was superseded: the replica must stop.
+    Raises FailedPrecondition if the attempt has ended or was superseded (the replica must stop), InvalidArgument for a
+    state that is none of a living replica.
     """
     if state not in LIVE:
         raise errors.InvalidArgument(faults=[("state", f"must be one of {', '.join(LIVE)}, and is {state!r}.")])
-    before = ORDER[: ORDER.index(state) + 1]
+    must_live(tx, attempt)
+    mine, earlier = attempts.c.id == attempt, ORDER[: ORDER.index(state)]
+    tx.execute(attempts.update().where(mine).values(heard=now))
+    moved = tx.execute(attempts.update().where(mine & attempts.c.state.in_(earlier)).values(state=state)).rowcount
+    return read(tx, attempt) if moved else None
 
-    def save(tx: sa.Connection) -> None:
-        mine = attempts.c.id == attempt
-        if not tx.execute(attempts.update().where(mine & attempts.c.state.in_(LIVE)).values(heard=now)).rowcount:
-            raise errors.FailedPrecondition(f"Attempt {attempt} has ended or was superseded; stop.")
-        tx.execute(attempts.update().where(mine & attempts.c.state.in_(before)).values(state=state))
 
-    db.write(save)
+def must_live(rows: sa.Connection, attempt: str) -> Attempt:
+    """The attempt, if its word still counts. Raises FailedPrecondition."""
+    found = read(rows, attempt)
+    if not found.live:
+        raise errors.FailedPrecondition(f"Attempt {attempt} has ended or was superseded; its word is refused.")
+    return found
 
 
 def finish(db: Database, attempt: str, exit_code: int, error: str, *, now: float) -> None:
@@ -142,7 +152,5 @@ def finish(db: Database, attempt: str, exit_code: int, error: str, *, now: float
 def fence(tx: sa.Connection, attempt: str, *, now: float) -> None:
     """From here on nothing that the attempt says counts, and its tokens are dead."""
     tx.execute(
-        attempts.update()
-        .where(attempts.c.id == attempt, attempts.c.state.in_(LIVE))
-        .values(state="FENCED", ended=now)
+        attempts.update().where(attempts.c.id == attempt, attempts.c.state.in_(LIVE)).values(state="FENCED", ended=now)
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,7 +26,7 @@ TOKEN = re.compile(
     | (?P<compare><=|>=|!=|=|<|>|:)
     | (?P<bar>\||-(?=\S))
     | "(?P<text>(?:[^"\\]|\\.)*)"
-    | (?P<word>[^\s()<>=!:|"]+)
+    | (?P<word>(?:[^\s()<>=!:|"]|(?<=\.)"[^"]*")+)
     )""",
     re.VERBOSE,
 )
@@ -39,6 +40,7 @@ COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 }
 COLUMNS: dict[str, sa.ColumnElement[Any]] = {
     "timestamp": logs.c.timestamp,
+    "receiveTimestamp": logs.c.timestamp,
     "insertId": logs.c.insert_id,
     "textPayload": logs.c.message,
     "jsonPayload.message": logs.c.message,
@@ -49,7 +51,10 @@ COLUMNS: dict[str, sa.ColumnElement[Any]] = {
     "labels.ml.googleapis.com/task_name": logs.c.task,
     "resource.labels.project_id": logs.c.project,
 }
-CONSTANT = {"resource.type": "ml_job"}  # what every line here has
+CONSTANT = {"resource.type": "ml_job", "labels.ml.googleapis.com/job_id/log_area": "root"}  # what every line here has
+LONGEST = 20_000  # characters: Logging's own limit
+DEEPEST = 50  # parentheses and NOTs within each other
+MOST = 300  # comparisons: SQLite's trees of expressions are limited
 
 
 def sql(text: str) -> sa.ColumnElement[bool]:
@@ -64,8 +69,12 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
+        self.depth = 0
+        self.comparisons = 0
 
     def whole(self) -> sa.ColumnElement[bool]:
+        if len(self.text) > LONGEST:
+            raise errors.InvalidArgument(faults=[("filter", f"must have {LONGEST} characters at most.")])
         if not self.text.strip():
             return sa.true()
         found = self._either()
@@ -89,16 +98,24 @@ class _Parser:
             found = sa.and_(found, self._one())
 
     def _one(self) -> sa.ColumnElement[bool]:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise self._wrong(f"goes deeper than {DEEPEST} parentheses")
         if self._take("word", "NOT") or self._take("bar", "-"):
-            return sa.not_(self._one())
-        if self._take("paren", "("):
+            found = sa.not_(self._one())
+        elif self._take("paren", "("):
             found = self._either()
             if not self._take("paren", ")"):
                 raise self._wrong("expected )")
-            return found
-        return self._comparison()
+        else:
+            found = self._comparison()
+        self.depth -= 1
+        return found
 
     def _comparison(self) -> sa.ColumnElement[bool]:
+        self.comparisons += 1
+        if self.comparisons > MOST:
+            raise self._wrong(f"has more than {MOST} comparisons")
         field = self._value("a field, such as resource.labels.job_id")
         token = self._peek()
         if token is None or token[0] != "compare":
@@ -145,7 +162,8 @@ def _condition(
     field = field.replace('"', "")
     if field in CONSTANT:
         held = CONSTANT[field]
-        return sa.true() if COMPARE.get(compare, operator.eq)(held, value) else sa.false()
+        holds = value in held if compare == ":" else COMPARE[compare](held, value)
+        return sa.true() if holds else sa.false()
     if field == "severity":
         return _severity(compare, value, wrong)
     if field == "logName":
@@ -155,23 +173,28 @@ def _condition(
         raise wrong(f"{field} is no field that can be asked for; there are {', '.join([*COLUMNS, 'severity'])}")
     if compare == ":":
         return column.contains(value, autoescape=True)
-    if field == "timestamp":
-        value = _nine_digits(value)
+    if field in ("timestamp", "receiveTimestamp"):
+        value = _nine_digits(value, wrong)
     found: sa.ColumnElement[bool] = COMPARE[compare](column, value)
     return found
 
 
-def _severity(
-    compare: str, value: str, wrong: Callable[[str], errors.InvalidArgument]
-) -> sa.ColumnElement[bool]:
+def _severity(compare: str, value: str, wrong: Callable[[str], errors.InvalidArgument]) -> sa.ColumnElement[bool]:
     if value.upper() not in SEVERITIES:
         raise wrong(f"{value} is no severity; there are {', '.join(SEVERITIES)}")
     rank = SEVERITIES.index(value.upper())
-    compared = COMPARE.get(compare, operator.eq)
+    compared = COMPARE["=" if compare == ":" else compare]
     return logs.c.severity.in_([name for index, name in enumerate(SEVERITIES) if compared(index, rank)])
 
 
-def _nine_digits(moment: str) -> str:
-    """A time as the rows have it: clients send any number of digits, and rows are compared as text."""
-    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|\+00:00)", moment)
-    return f"{match[1]}.{(match[2] or '').ljust(9, '0')}Z" if match else moment
+def _nine_digits(moment: str, wrong: Callable[[str], errors.InvalidArgument]) -> str:
+    """A time as the rows have it: clients send any number of digits and any zone, and rows are compared as text."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)(?:[Tt](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-]\d\d:\d\d)))?", moment)
+    try:
+        if match is None:
+            raise ValueError
+        day, clock, fraction, zone = match.groups()
+        there = datetime.fromisoformat(f"{day}T{clock or '00:00:00'}{zone or '+00:00'}")
+    except ValueError as error:
+        raise wrong(f"{moment} is no time; expected one such as 2026-01-31T12:00:00Z") from error
+    return f"{there.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%S}.{(fraction or '').ljust(9, '0')}Z"

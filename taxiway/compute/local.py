@@ -31,7 +31,7 @@ PASSED_ON = (
     *("HOME", "PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
     *("TAXIWAY_CACHE", "TAXIWAY_PYTHONS", "TAXIWAY_WHEELHOUSE", "PYENV_ROOT"),
     *("http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"),
-    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH"),
 )
 PASSED_ON_PREFIXES = ("UV_", "PIP_")
 
@@ -140,38 +140,34 @@ def sweep(db: Database, engine: Local) -> None:
 
     The ends of attempts that are known are for those who made them: a job's last words may lie in the folder.
     """
+    with db.read() as rows:
+        known = attempts.known(rows, engine.left())
     for attempt in engine.left():
-        try:
-            attempts.get(db, attempt)
-        except errors.NotFound:
+        if attempt in known:
+            engine.readdress(attempt)
+        else:
             engine.stop(attempt, "")
             engine.clear(attempt)
-        else:
-            engine.readdress(attempt)
 
 
 def strays(attempt: str) -> list[psutil.Process]:
     """Every process that bears the attempt's mark, and every one below such a one, whatever it did to get away."""
-    found: dict[int, psutil.Process] = {}
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if process.environ().get(handles.MARK) == attempt:
-                found[process.pid] = process
-                found |= {each.pid: each for each in process.children(recursive=True)}
-    found.pop(os.getpid(), None)
-    return [each for each in found.values() if _runs(each)]
-
-
-def _runs(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    return False
+    running: dict[int, list[psutil.Process]] = {}  # by their parents
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter(["ppid", "environ", "status"]):
+        if process.info["status"] != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
+            running.setdefault(process.info["ppid"], []).append(process)
+            if (process.info["environ"] or {}).get(handles.MARK) == attempt:
+                found.append(process)
+    for process in found:  # grows as it goes
+        found += [each for each in running.get(process.pid, ()) if each not in found]
+    return found
 
 
 def _spawn(folder: Path, attempt: str) -> subprocess.Popen[bytes]:
-    kept = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)}
-    # From the folder, so that nothing beside the server's shell is imported; and from where this server itself was.
-    path = os.pathsep.join(str(Path(place).absolute()) for place in sys.path)
+    kept = {k: v for k, v in os.environ.items() if k in PASSED_ON or k.startswith(PASSED_ON_PREFIXES)}
+    # In its own folder nothing lies that could be imported in place of ours, as in the one that the server runs in.
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     with (folder / "agent.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "taxiway.replica", str(folder)],

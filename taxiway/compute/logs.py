@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from taxiway.handles import Said
 SERVICE = "service"
 LATE_S = 3.0  # gcloud asks for lines older than five seconds and never looks back: a later one is stamped anew
 SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICAL", "ALERT", "EMERGENCY")
+SECOND = 10**9  # nanoseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +31,23 @@ class Line:
     created: float
 
 
-def stamp(seconds: float) -> str:
-    """RFC 3339, UTC, always nine digits: clients compare stamps as text.
+def stamp(nanos: int) -> str:
+    """Nanoseconds since 1970 as RFC 3339, UTC, always nine digits: clients compare stamps as text.
 
-    >>> stamp(0.5)
+    >>> stamp(500_000_000)
     '1970-01-01T00:00:00.500000000Z'
     """
-    nanos = round(seconds * 1e6) * 1000
-    whole, rest = divmod(nanos, 10**9)
+    whole, rest = divmod(nanos, SECOND)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{rest:09d}Z"
+
+
+def nanos(stamp: str) -> int:
+    """What `stamp` was made of.
+
+    >>> nanos("1970-01-01T00:00:00.500000000Z")
+    500000000
+    """
+    return calendar.timegm(time.strptime(stamp[:19], "%Y-%m-%dT%H:%M:%S")) * SECOND + int(stamp[20:29])
 
 
 def line(number: int, task: str, said: Said) -> Line:
@@ -46,47 +56,49 @@ def line(number: int, task: str, said: Said) -> Line:
 
 
 def append(db: Database, project: str, subject: str, lines: Sequence[Line], *, now: float) -> None:
-    """Keep the lines; one that is already kept (same insert_id) is not kept twice.
-
-    A line that arrives late, after the server was away, is stamped with its arrival, so that a client that follows the
-    log never misses it; when it was written stays in `created`.
-    """
+    """Keep the lines; one that is already kept (same insert_id) is not kept twice."""
     if lines:
         db.write(lambda tx: write(tx, project, subject, lines, now=now))
 
 
 def write(tx: sa.Connection, project: str, subject: str, lines: Iterable[Line], *, now: float) -> None:
-    tx.execute(
-        insert(logs).on_conflict_do_nothing(),
-        [
+    """As `append`, in a transaction.
+
+    A line's stamp is when it was written, and always later than every stamp that its subject has: whoever follows the
+    log with a cursor (the last stamp seen) never misses a line, and each replica's lines stay in their order. One that
+    arrives late, after the server was away, bears its arrival; when it was written stays in `created`.
+    """
+    newest = sa.select(sa.func.max(logs.c.timestamp)).where(logs.c.project == project, logs.c.subject == subject)
+    last = tx.execute(newest).scalar()
+    floor = nanos(last) if last else 0
+    rows = []
+    for line in lines:
+        moment = now if now - line.created > LATE_S else min(line.created, now)
+        floor = max(round(moment * 1e6) * 1000, floor + 1)
+        rows.append(
             {
                 "project": project,
                 "subject": subject,
                 "insert_id": line.insert_id,
-                "timestamp": stamp(now if now - line.created > LATE_S else min(line.created, now)),
+                "timestamp": stamp(floor),
                 "severity": line.severity,
                 "task": line.task,
                 "message": line.message,
                 "created": line.created,
             }
-            for line in lines
-        ],
-    )
+        )
+    if rows:
+        tx.execute(insert(logs).on_conflict_do_nothing(), rows)
 
 
 def say(tx: sa.Connection, project: str, subject: str, *messages: str, severity: str = "INFO", now: float) -> None:
     """Lines of the service itself, in the transaction that makes them true."""
-    first = time.time_ns()
-    write(
-        tx,
-        project,
-        subject,
-        [
-            Line(f"0000.{SERVICE}.{first + index:020d}", severity, SERVICE, message, now)
-            for index, message in enumerate(messages)
-        ],
-        now=now,
-    )
+    first = time.time_ns()  # only to be unique
+    lines = [
+        Line(f"0000.{SERVICE}.{first + index:020d}", severity, SERVICE, message, now)
+        for index, message in enumerate(messages)
+    ]
+    write(tx, project, subject, lines, now=now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +120,8 @@ def page(
     projects: Sequence[str],
     condition: sa.ColumnElement[bool],
     *,
-    newest_first: bool,
-    after: tuple[str, str] | None,
+    newest_first: bool = False,
+    after: tuple[str, str] | None = None,
     limit: int,
 ) -> list[Entry]:
     """Up to `limit` lines that fulfil a condition (see `filters`), in time's order, behind a place in the log."""

@@ -94,8 +94,8 @@ def load(folder: Path) -> Keys:
     secret = path.read_bytes()
     if len(secret) < SECRET_BYTES:
         raise errors.FailedPrecondition(
-            f"{path} is damaged: a secret of {len(secret)} bytes could be guessed. Remove the file; a new one is made at "
-            "the next start, and tokens that were given out do not hold any more."
+            f"{path} is damaged: a secret of {len(secret)} bytes could be guessed. Remove the file: the "
+            "next start makes a new one, and tokens that were given out do not hold any more."
         )
     return Keys(secret)
 
@@ -137,7 +137,10 @@ def assertion_email(db: Database, assertion: str, *, now: float) -> str:
 
 
 def create_key(tx: sa.Connection, email: str, *, token_uri: str, now: float) -> dict[str, str]:
-    """A new RSA key of a service account, as the JSON file that Google's libraries read. Its private half is not kept."""
+    """A new RSA key of a service account, as the JSON file that Google's libraries read; its private half is not kept.
+
+    Raises NotFound if there is no such account.
+    """
     account = tx.execute(sa.select(service_accounts).where(service_accounts.c.email == email)).first()
     if account is None:
         raise errors.NotFound(f"The service account {email} does not exist.")

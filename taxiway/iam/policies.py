@@ -86,14 +86,17 @@ def _allowed(rows: sa.Connection, who: Caller, permission: str, *, bucket: str |
 
 
 def need(db: Database, who: Caller, *permissions: str, bucket: str | None = None, project: str | None = None) -> None:
-    """Raise unless all are allowed: Unauthenticated for nobody, PermissionDenied (with the grants to give) for others."""
+    """Raise unless all are allowed: Unauthenticated for nobody, else PermissionDenied with the grants that fix it.
+
+    Raises NotFound for a bucket or project that does not exist; nobody is not told that.
+    """
     try:
-        held = {each: allowed(db, who, each, bucket=bucket, project=project) for each in permissions}
+        with db.read() as rows:
+            missing = [each for each in permissions if not _allowed(rows, who, each, bucket=bucket, project=project)]
     except errors.NotFound:
         if who.signed_in:
             raise
-        held = dict.fromkeys(permissions, False)
-    missing = [permission for permission, has in held.items() if not has]
+        missing = list(permissions)
     if not missing:
         return
     if not who.signed_in:

@@ -64,7 +64,16 @@ def create_account(tx: sa.Connection, project: str, email: str, display_name: st
 def get(db: Database, project: str) -> Project:
     """A project by its id or its number. Raises NotFound."""
     with db.read() as rows:
-        return _get(rows, project)
+        return read(rows, project)
+
+
+def canonical(db: Database, project: str) -> str:
+    """The id of a project that may be told by its number. Raises NotFound for a number that is none."""
+    return get(db, project).id if _is_number(project) else project
+
+
+def _is_number(project: str) -> bool:
+    return project.isascii() and project.isdigit() and len(project) < 19  # what a row can hold
 
 
 def every(db: Database) -> list[Project]:
@@ -83,7 +92,7 @@ def set_policy(db: Database, project: str, policy: dict[str, Any]) -> Project:
         raise errors.FailedPrecondition(f"projects/{project} must keep an owner: name at least one member of {OWNER}.")
 
     def save(tx: sa.Connection) -> Project:
-        held = _get(tx, project)
+        held = read(tx, project)
         if policy.get("etag") not in (None, "", policies.etag(held.policy_version)):
             raise errors.Aborted(f"The policy of projects/{held.id} was changed by somebody else; read it again.")
         tx.execute(
@@ -91,13 +100,14 @@ def set_policy(db: Database, project: str, policy: dict[str, Any]) -> Project:
             .where(projects.c.id == held.id)
             .values(policy={"bindings": bindings}, policy_version=held.policy_version + 1)
         )
-        return _get(tx, held.id)
+        return read(tx, held.id)
 
     return db.write(save)
 
 
-def _get(rows: sa.Connection, project: str) -> Project:
-    by = projects.c.number == int(project) if project.isdigit() else projects.c.id == project
+def read(rows: sa.Connection, project: str) -> Project:
+    """As `get`, on rows in hand."""
+    by = projects.c.number == int(project) if _is_number(project) else projects.c.id == project
     row = rows.execute(sa.select(projects).where(by)).first()
     if row is None:
         raise errors.NotFound(f"The project {project!r} does not exist here, or its name is misspelt.")

@@ -103,14 +103,16 @@ def ahead(db: Database, job: Job) -> int:
         return int(rows.execute(count).scalar_one())
 
 
-def claim(tx: sa.Connection, *, worker: str, now: float, lease: float) -> Job | None:
-    """Take the oldest queued job, or one whose worker fell silent; None if there is none."""
+def waiting(rows: sa.Connection, *, now: float, queued: bool = True) -> bool:
+    """Whether there is something to claim."""
+    return rows.execute(sa.select(jobs.c.id).where(_claimable(now, queued)).limit(1)).first() is not None
+
+
+def claim(tx: sa.Connection, *, worker: str, now: float, lease: float, queued: bool = True) -> Job | None:
+    """Take a job whose worker fell silent, else (if `queued`) the oldest queued one; None if there is none."""
     row = tx.execute(
         sa.select(jobs)
-        .where(
-            (jobs.c.state == State.QUEUED.value)
-            | (jobs.c.state.in_([state.value for state in states.HELD]) & (jobs.c.lease < now))
-        )
+        .where(_claimable(now, queued))
         .order_by(jobs.c.state == State.QUEUED.value, jobs.c.position)  # the abandoned first: they were promised
         .limit(1)
     ).first()
@@ -121,12 +123,6 @@ def claim(tx: sa.Connection, *, worker: str, now: float, lease: float) -> Job | 
     if row.state == State.QUEUED.value:
         return move(tx, row.project, row.id, State.PREPARING, worker=worker)
     return read(tx, row.project, row.id)
-
-
-def abandoned(rows: sa.Connection, *, now: float) -> bool:
-    """Whether some job's worker fell silent."""
-    held = jobs.c.state.in_([state.value for state in states.HELD])
-    return rows.execute(sa.select(jobs.c.id).where(held & (jobs.c.lease < now)).limit(1)).first() is not None
 
 
 def release_all(db: Database) -> None:
@@ -144,9 +140,7 @@ def held_by(db: Database, worker: str) -> list[Job]:
         return [_job(row) for row in rows.execute(sa.select(jobs).where(held & (jobs.c.worker == worker)))]
 
 
-def move(
-    tx: sa.Connection, project: str, job: str, to: State, *, worker: str | None = None, **changes: Any
-) -> Job:
+def move(tx: sa.Connection, project: str, job: str, to: State, *, worker: str | None = None, **changes: Any) -> Job:
     """Compare-and-set: the row decides, so two callers cannot both win.
 
     A worker passes its name; once its lease was taken, so is its word. Raises FailedPrecondition if the job is not in
@@ -167,13 +161,20 @@ def move(
     return found
 
 
+def runs(tx: sa.Connection, project: str, job: str, *, now: float) -> None:
+    """The job's replica runs its code: PREPARING -> RUNNING. A job that is not PREPARING stays what it is."""
+    preparing = _is(project, job) & (jobs.c.state == State.PREPARING.value)
+    started = sa.func.coalesce(jobs.c.started, now)  # the first time counts
+    tx.execute(jobs.update().where(preparing).values(state=State.RUNNING.value, etag=jobs.c.etag + 1, started=started))
+
+
 def cancel(db: Database, project: str, job: str, *, now: float) -> Job:
     """A queued job is cancelled at once, a running one by its worker. Raises FailedPrecondition if it has ended."""
 
     def save(tx: sa.Connection) -> Job:
         found = read(tx, project, job)
         if found.state in states.FINAL:
-            raise errors.FailedPrecondition(f"The job {job} has ended ({found.state.value}); there is nothing to cancel.")
+            raise errors.FailedPrecondition(f"The job {job} has ended ({found.state.value}); nothing can be cancelled.")
         if found.state is State.CANCELLING:
             return found
         if found.state is State.QUEUED:
@@ -183,6 +184,11 @@ def cancel(db: Database, project: str, job: str, *, now: float) -> Job:
         return move(tx, project, job, State.CANCELLING)
 
     return db.write(save)
+
+
+def _claimable(now: float, queued: bool) -> sa.ColumnElement[bool]:
+    abandoned = jobs.c.state.in_([state.value for state in states.HELD]) & (jobs.c.lease < now)
+    return abandoned | (jobs.c.state == State.QUEUED.value) if queued else abandoned
 
 
 def _is(project: str, job: str) -> sa.ColumnElement[bool]:

@@ -1,7 +1,7 @@
 """The life of a job: the table is the state machine.
 
-    QUEUED -> PREPARING -> RUNNING -> SUCCEEDED | FAILED
-    any of the first three -> CANCELLING -> CANCELLED
+QUEUED -> PREPARING -> RUNNING -> SUCCEEDED | FAILED
+any of the first three -> CANCELLING -> CANCELLED
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class State(str, Enum):
 
 MOVES = {  # from -> every state it may go to; a state not named here is final
     State.QUEUED: {State.PREPARING, State.CANCELLED},
-    State.PREPARING: {State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLING, State.PREPARING},
+    State.PREPARING: {State.RUNNING, State.FAILED, State.CANCELLING, State.PREPARING},  # again: its attempt is dead
     State.RUNNING: {State.SUCCEEDED, State.FAILED, State.CANCELLING, State.PREPARING},  # back: its attempt is dead
     State.CANCELLING: {State.CANCELLED, State.FAILED},
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -13,6 +15,8 @@ from taxiway.iam.members import Caller
 from taxiway.schemas import TrainingInput
 from taxiway.storage import objects
 
+Fault = tuple[str, str]  # field, sentence
+T = TypeVar("T")
 TIER = "BASIC"
 PACKAGES = 100  # the service's own limit
 WRITES = (  # what TensorFlow needs to keep checkpoints, summaries and exports below a folder
@@ -60,10 +64,10 @@ def check(db: Database, project: projects.Project, job: schemas.Job) -> Checked:
     service agent cannot read or write, with the grant that mends it.
     """
     told = job.training_input
+    faults = list(_faults_of_job(job))
     if told is None:
-        what = "predictionInput: batch prediction is not offered yet" if job.prediction_input else "nothing"
-        raise errors.InvalidArgument(faults=[("trainingInput", f"is required; the job has {what}.")])
-    faults = [*_faults_of_fields(job, told)]
+        raise errors.InvalidArgument(faults=faults)
+    faults += _faults_of_training(told)
     runtime = python = ""
     try:
         choice = environments.resolve(told.runtime_version or None, told.python_version or None)
@@ -77,51 +81,74 @@ def check(db: Database, project: projects.Project, job: schemas.Job) -> Checked:
     return Checked(job.job_id, msgspec.structs.replace(told, **chosen), dict(job.labels))
 
 
-def _faults_of_fields(job: schemas.Job, told: TrainingInput) -> list[tuple[str, str]]:
-    faults: list[tuple[str, str]] = []
+def _faults_of_job(job: schemas.Job) -> Iterator[Fault]:
+    yield from _faults(names.ml_name, job.job_id, "jobId")
+    yield from _faults(names.labels, job.labels, "labels")
+    if job.prediction_input is not None:
+        yield "predictionInput", "batch prediction is not offered yet; a job here has trainingInput alone."
+    elif job.training_input is None:
+        yield "trainingInput", "is required: what to train."
 
-    def try_(check: object, value: str, field: str) -> None:
-        try:
-            check(value, field)  # type: ignore[operator]
-        except errors.InvalidArgument as error:
-            faults.extend(error.faults)
 
-    try_(names.ml_name, job.job_id, "jobId")
-    try_(lambda value, field: names.labels(value, field), job.labels, "labels")  # type: ignore[arg-type]
+def _faults_of_training(told: TrainingInput) -> Iterator[Fault]:
     if told.python_module:
-        try_(names.python_module, told.python_module, "trainingInput.pythonModule")
+        yield from _faults(names.python_module, told.python_module, "trainingInput.pythonModule")
     else:
-        faults.append(("trainingInput.pythonModule", "is required: the module to run, such as trainer.task."))
+        yield "trainingInput.pythonModule", "is required: the module to run, such as trainer.task."
     if told.region:
-        try_(names.region, told.region, "trainingInput.region")
+        yield from _faults(names.region, told.region, "trainingInput.region")
     else:
-        faults.append(("trainingInput.region", "is required, such as us-central1."))
+        yield "trainingInput.region", "is required, such as us-central1."
     if not 1 <= len(told.package_uris) <= PACKAGES:
-        faults.append(("trainingInput.packageUris", f"must name 1 to {PACKAGES} packages in gs://."))
-    for index, uri in enumerate(told.package_uris):
-        field = f"trainingInput.packageUris[{index}]"
-        try_(names.gs, uri, field)
-        if not uri.endswith(environments.ARCHIVES):
-            kinds = ", ".join(environments.ARCHIVES)
-            faults.append((field, f"{uri!r} is no Python package: its name must end in one of {kinds}."))
+        yield "trainingInput.packageUris", f"must name 1 to {PACKAGES} packages in gs://."
+    for index, uri in enumerate(told.package_uris[:PACKAGES]):
+        yield from _faults_of_package(uri, f"trainingInput.packageUris[{index}]")
     if told.job_dir:
-        try_(names.gs, told.job_dir, "trainingInput.jobDir")
+        yield from _faults(names.gs, told.job_dir, "trainingInput.jobDir")
     if told.scale_tier not in (None, TIER):
-        faults.append(("trainingInput.scaleTier", f"{told.scale_tier} is not offered yet; use {TIER}."))
+        yield "trainingInput.scaleTier", f"{told.scale_tier} is not offered yet; use {TIER}."
     for name in LATER:
         if getattr(told, name):
             camel = name.split("_")[0] + "".join(part.title() for part in name.split("_")[1:])
-            faults.append((f"trainingInput.{camel}", "is not offered yet; leave it out."))
-    return faults
+            yield f"trainingInput.{camel}", "is not offered yet; leave it out."
+
+
+def _faults_of_package(uri: str, field: str) -> Iterator[Fault]:
+    wrong = list(_faults(names.gs, uri, field))
+    yield from wrong
+    if not wrong and not uri.endswith(environments.ARCHIVES):
+        kinds = ", ".join(environments.ARCHIVES)
+        yield field, f"{uri!r} is no Python package: its name must end in one of {kinds}."
+
+
+def _faults(check: Callable[[T, str], object], value: T, field: str) -> tuple[Fault, ...]:
+    """What a check of names finds wrong."""
+    try:
+        check(value, field)
+    except errors.InvalidArgument as error:
+        return error.faults
+    return ()
+
+
+def _refusal(db: Database, who: Caller, bucket: str, permissions: set[str]) -> str:
+    """Why somebody may not; "" if they may. Raises NotFound for a bucket that is not there."""
+    try:
+        policies.need(db, who, *sorted(permissions), bucket=bucket)
+    except errors.PermissionDenied as error:
+        return str(error)
+    return ""
 
 
 def _check_grants(db: Database, project: projects.Project, told: TrainingInput) -> None:
     """What the service agent will need: to read each package, and to write the job's folder."""
     agent = Caller(members.of_email(projects.service_agent(project.number)))
+    needed: dict[str, set[str]] = {}  # bucket -> permissions
     for uri in told.package_uris:
-        bucket, name = names.gs(uri, "trainingInput.packageUris")
-        policies.need(db, agent, "storage.objects.get", bucket=bucket)
-        objects.get(db, bucket, name)
+        needed.setdefault(names.gs(uri, "trainingInput.packageUris")[0], set()).add("storage.objects.get")
     if told.job_dir:
-        bucket, _ = names.gs(told.job_dir, "trainingInput.jobDir")
-        policies.need(db, agent, *WRITES, bucket=bucket)
+        needed.setdefault(names.gs(told.job_dir, "trainingInput.jobDir")[0], set()).update(WRITES)
+    refused = [_refusal(db, agent, bucket, permissions) for bucket, permissions in needed.items()]
+    if any(refused):
+        raise errors.PermissionDenied("\n".join(filter(None, refused)))
+    for uri in told.package_uris:
+        objects.get(db, *names.gs(uri, "trainingInput.packageUris"))

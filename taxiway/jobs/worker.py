@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import socket
@@ -9,7 +10,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import sqlalchemy as sa
 
@@ -30,11 +31,16 @@ log = logging.getLogger("taxiway.jobs")
 LEASE_S = 60.0
 TICK_S = 0.5  # at the latest; a report or a new job wakes the worker at once
 TRIES = 3  # attempts of a job whose replica goes without a word
+HANDS = 8
+WORDS = 1000  # lines in one commit
 KIND = "job"
 
 
 class Worker:
-    """One thread; `wake` tells it that something happened."""
+    """One thread that looks for work, and a few that do it: no job waits for another's start or end.
+
+    `wake` tells it that something happened.
+    """
 
     def __init__(self, db: Database, keys: Keys, engine: Local, settings: Settings) -> None:
         self.db, self.keys, self.engine = db, keys, engine
@@ -43,10 +49,13 @@ class Worker:
         self._woken = threading.Event()
         self._ending = threading.Event()
         self._renewed = 0.0
+        self._busy: set[tuple[str, str]] = set()  # jobs that a thread is at
+        self._hands = ThreadPoolExecutor(max_workers=HANDS, thread_name_prefix="taxiway-job")
         self._thread = threading.Thread(target=self._run, name="taxiway-jobs", daemon=True)
 
     def start(self) -> None:
         queue.release_all(self.db)  # this server holds the home's lock: whoever held them is gone
+        self._sweep()
         self._thread.start()
 
     def wake(self) -> None:
@@ -57,6 +66,14 @@ class Worker:
         self._ending.set()
         self._woken.set()
         self._thread.join()
+        self._hands.shutdown()
+
+    def _sweep(self) -> None:
+        """End what an earlier server could not: of attempts that are over neither process nor folder stays."""
+        for name in self.engine.left():
+            attempt = attempts.get(self.db, name)
+            if attempt.kind == KIND and not attempt.live:
+                self._bury(attempt)
 
     def _run(self) -> None:
         while not self._ending.is_set():
@@ -64,7 +81,6 @@ class Worker:
                 self._tick(time.time())
             except Exception:  # noqa: BLE001 - the worker's edge: one bad turn is told, and the next one comes
                 log.error("the worker stumbled\n%s", traceback.format_exc())
-                self._ending.wait(TICK_S)
             self._woken.wait(TICK_S)
             self._woken.clear()
 
@@ -74,47 +90,71 @@ class Worker:
             self._renewed = now
         held = queue.held_by(self.db, self.name)
         for job in held:
-            self._guarded(lambda job=job: self._step(job), job)  # type: ignore[misc]
+            self._hand_out(job)
         room = self.most - len(held)
-        while not self._ending.is_set() and (room > 0 or self._abandoned()):
-            job = self.db.write(lambda tx: queue.claim(tx, worker=self.name, now=time.time(), lease=LEASE_S))
-            if job is None:
-                return
+        while claimed := self._claim(now, queued=room > 0):
             room -= 1
-            self._guarded(lambda job=job: self._step(job), job)  # type: ignore[misc]
+            self._hand_out(claimed)
 
-    def _abandoned(self) -> bool:
+    def _claim(self, now: float, *, queued: bool) -> Job | None:
+        """The next job: one that was abandoned, else a queued one if there is room."""
         with self.db.read() as rows:
-            return queue.abandoned(rows, now=time.time())
+            if self._ending.is_set() or not queue.waiting(rows, now=now, queued=queued):
+                return None
+        return self.db.write(lambda tx: queue.claim(tx, worker=self.name, now=now, lease=LEASE_S, queued=queued))
 
-    def _guarded(self, work: Callable[[], None], job: Job) -> None:
+    def _hand_out(self, job: Job) -> None:
+        key = (job.project, job.id)
+        if key not in self._busy:
+            self._busy.add(key)
+            self._hands.submit(self._handle, key)
+
+    def _handle(self, key: tuple[str, str]) -> None:
         """One job's trouble is that job's: our own failure ends it as INTERNAL, with the traceback in our log."""
         try:
-            work()
+            job = queue.get(self.db, *key)  # as it is now, not as it was when it was handed out
+            if job.worker == self.name:
+                self._step(job)
         except errors.FailedPrecondition as error:
-            log.info("job %s: %s", job.id, error)  # somebody else moved it first
+            log.info("job %s: %s", key[1], error)  # somebody else moved it first
         except Exception:  # noqa: BLE001 - the edge between the worker and one job
-            log.error("job %s/%s failed inside the service\n%s", job.project, job.id, traceback.format_exc())
+            log.error("job %s/%s failed inside the service\n%s", *key, traceback.format_exc())
+            self._give_up(key)
+        finally:
+            self._busy.discard(key)
+
+    def _give_up(self, key: tuple[str, str]) -> None:
+        try:
+            job, attempt = queue.get(self.db, *key), self._last_attempt(*key)
+            if attempt is not None:
+                self.db.write(lambda tx: attempts.fence(tx, attempt.id, now=time.time()))
+                self._bury(attempt)
             self._end(job, State.FAILED, "INTERNAL: the service failed on this job; its log has the traceback.")
+        except Exception:  # noqa: BLE001 - the same edge; the next turn tries again
+            log.error("job %s/%s could not be ended\n%s", *key, traceback.format_exc())
+
+    def _last_attempt(self, project: str, job: str) -> Attempt | None:
+        with self.db.read() as rows:
+            return attempts.last(rows, project, KIND, job)
 
     def _step(self, job: Job) -> None:
         """Bring one held job as far as it can go now."""
-        with self.db.read() as rows:
-            attempt = attempts.last(rows, job.project, KIND, job.id)
+        attempt = self._last_attempt(job.project, job.id)
         if job.state is State.CANCELLING:
             self._cancel(job, attempt)
         elif attempt is None:
-            self._start(job, "Waiting for job to be provisioned.")
+            self._start(job, "Waiting for job to be provisioned.", "Waiting for training program to start.")
         elif attempt.state == "ENDED":
             self._settle(job, attempt)
         elif not attempt.live:
+            self._bury(attempt)
             self._start(job, f"Attempt {attempt.number} is over; starting another one.")
         elif not attempt.handle:
             self._launch(attempt)  # committed, and perhaps started: the engine knows
         else:
             self._watch(job, attempt)
 
-    def _start(self, job: Job, why: str) -> None:
+    def _start(self, job: Job, *why: str) -> None:
         """Commit an attempt, then start it."""
         project = projects.get(self.db, job.project)
         work = plan.training(
@@ -129,7 +169,7 @@ class Worker:
 
         def save(tx: sa.Connection) -> Attempt:
             queue.move(tx, job.project, job.id, State.PREPARING, worker=self.name, attempts=job.attempts + 1)
-            logs.say(tx, job.project, job.id, why, now=now)
+            logs.say(tx, job.project, job.id, *why, now=now)
             identity = projects.service_agent(project.number)
             return attempts.create(tx, uuid.uuid4().hex, KIND, work, identity=identity, now=now)
 
@@ -140,23 +180,17 @@ class Worker:
         attempts.hold(self.db, attempt.id, handle)
 
     def _watch(self, job: Job, attempt: Attempt) -> None:
-        if attempt.state == "RUNNING" and job.state is State.PREPARING:
-            started = job.started or time.time()
-            self._move(job, State.RUNNING, "Waiting for training program to start.", started=started)
         ended = self.engine.poll(attempt.handle)
         if ended is None:
             return
         attempt = attempts.get(self.db, attempt.id)  # its report may have come in between
+        if attempt.live and ended.code != handles.LOST:
+            attempts.finish(self.db, attempt.id, ended.code, ended.error, now=time.time())
+            attempt = attempts.get(self.db, attempt.id)
         if attempt.state == "ENDED":
             self._settle(job, attempt)
             return
-        self._keep_words(attempt)
-        if ended.code != handles.LOST:
-            attempts.finish(self.db, attempt.id, ended.code, ended.error, now=time.time())
-            self._settle(job, attempts.get(self.db, attempt.id))
-            return
-        self.engine.stop(attempt.id, attempt.handle)  # what it left must be gone before its successor starts
-        self.engine.clear(attempt.id)
+        self._bury(attempt)  # what it left must be gone before its successor starts
         if job.attempts < TRIES:
             self._start(job, f"Replica {attempt.task} was lost; starting attempt {attempt.number + 1} of {TRIES}.")
             return
@@ -164,28 +198,29 @@ class Worker:
         self._end(job, State.FAILED, f"The replica {attempt.task} was lost {TRIES} times (killed from outside).")
 
     def _settle(self, job: Job, attempt: Attempt) -> None:
-        """The replica has reported its end: make sure that nothing of it is left, then end the job."""
-        if job.started is None and attempt.exit_code == 0:
-            job = self._move(job, State.RUNNING, started=attempt.heard)
-        self.engine.stop(attempt.id, attempt.handle)
-        if attempt.exit_code == 0:
-            self._end(job, State.SUCCEEDED)
-        else:
+        """The replica has ended: make sure that nothing of it is left, then end the job."""
+        self._bury(attempt)
+        if attempt.exit_code != 0:
             self._end(job, State.FAILED, attempt.error or f"The replica exited with status {attempt.exit_code}.")
-        self.engine.clear(attempt.id)
+            return
+        if job.state is State.PREPARING:  # it ended while this server was away
+            job = self._move(job, State.RUNNING, started=attempt.created)
+        self._end(job, State.SUCCEEDED)
 
     def _cancel(self, job: Job, attempt: Attempt | None) -> None:
         if attempt is not None:
             self.db.write(lambda tx: attempts.fence(tx, attempt.id, now=time.time()))
-            self.engine.stop(attempt.id, attempt.handle)
-            self._keep_words(attempt)
-            self.engine.clear(attempt.id)
+            self._bury(attempt)
         self._end(job, State.CANCELLED)
 
-    def _keep_words(self, attempt: Attempt) -> None:
-        """Take in what the replica kept on its disk and could not ship."""
-        lines = [logs.line(attempt.number, attempt.task, said) for said in self.engine.said(attempt.id)]
-        logs.append(self.db, attempt.project, attempt.subject, lines, now=time.time())
+    def _bury(self, attempt: Attempt) -> None:
+        """End whatever an attempt left running, take in what it said and could not ship, clear its folder."""
+        self.engine.stop(attempt.id, attempt.handle)
+        said = self.engine.said(attempt.id)
+        while batch := list(itertools.islice(said, WORDS)):
+            lines = [logs.line(attempt.number, attempt.task, each) for each in batch]
+            logs.append(self.db, attempt.project, attempt.subject, lines, now=time.time())
+        self.engine.clear(attempt.id)
 
     def _end(self, job: Job, to: State, error: str = "") -> None:
         if to is State.SUCCEEDED:
@@ -195,6 +230,7 @@ class Worker:
         else:
             self._move(job, to, "Job cancelled.", ended=True)
         log.info("job %s/%s: %s", job.project, job.id, to.value)
+        self.wake()  # there is room for another
 
     def _move(self, job: Job, to: State, *words: str, severity: str = "INFO", **changes: object) -> Job:
         """Move the row and say so in the job's log, both or neither."""
@@ -209,4 +245,3 @@ class Worker:
             return moved
 
         return self.db.write(save)
-

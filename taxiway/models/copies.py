@@ -5,6 +5,9 @@ The copies are objects of a bucket that the service keeps for each project; blob
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+
 from taxiway import errors, names, schemas
 from taxiway.db.database import Database
 from taxiway.iam import members, policies, projects
@@ -53,38 +56,61 @@ def make(
     _ensure_bucket(db, project, ours, now=now)
     owner = members.of_email(projects.service_agent(project.number))
     for name in found:
-        copied = objects.copy
-        copied(db, blobs, (bucket, prefix + name), (ours, target + name), owner=owner, now=now, replacing=bool)
+        copied = (bucket, prefix + name), (ours, target + name)
+        objects.copy(db, blobs, *copied, owner=owner, now=now, replacing=lambda: False)
 
 
 def place(project: projects.Project, model: str, version: str, unique: str) -> str:
     """Where a version's copy goes."""
-    return f"gs://taxiway-models-{project.number}/{model}/{version}/{unique}/"
+    return f"gs://{_bucket(project)}/{model}/{version}/{unique}/"
 
 
 def remove(db: Database, blobs: Blobs, folder: str) -> None:
     """Delete the copy; what is gone already is no matter."""
     bucket, prefix = names.gs(folder, FIELD)
-    try:
-        for item in objects.page(db, bucket, prefix=prefix, limit=MOST_FILES + 1).items:
-            objects.delete(db, blobs, bucket, item.name)
-    except errors.NotFound:
-        return
+    with suppress(errors.NotFound):
+        for name in _all(db, bucket, prefix):
+            with suppress(errors.NotFound):
+                objects.delete(db, blobs, bucket, name)
+
+
+def sweep(db: Database, blobs: Blobs, kept: Collection[str]) -> None:
+    """Delete every copy but those in the folders `kept`: a server that died could not say whose they are."""
+    for project in projects.every(db):
+        bucket = _bucket(project)
+        with suppress(errors.NotFound):
+            for name in _all(db, bucket, ""):
+                if names.join_gs(bucket, "/".join([*name.split("/")[:3], ""])) not in kept:
+                    objects.delete(db, blobs, bucket, name)
+
+
+def _all(db: Database, bucket: str, prefix: str) -> Iterator[str]:
+    """The names below a prefix. Raises NotFound for a bucket that does not exist."""
+    start = ""
+    while True:
+        page = objects.page(db, bucket, prefix=prefix, start=start)
+        yield from (item.name for item in page.items)
+        start = page.following
+        if not start:
+            return
+
+
+def _bucket(project: projects.Project) -> str:
+    return f"taxiway-models-{project.number}"
 
 
 def _ensure_bucket(db: Database, project: projects.Project, name: str, *, now: float) -> None:
+    agent = members.of_email(projects.service_agent(project.number))
+    policy = {"bindings": [{"role": "roles/storage.objectViewer", "members": [agent]}]}
     try:
         held = buckets.get(db, name)
     except errors.NotFound:
-        held = buckets.insert(db, project.id, name, now=now)
-    if held.project != project.id:
+        held = buckets.insert(db, project.id, name, policy=policy, now=now)
+    if held.project != project.id or held.policy != policy:
         raise errors.FailedPrecondition(
-            f"The bucket gs://{name}, which the service keeps for this project's models, belongs to projects/{held.project}."
+            f"The bucket gs://{name}, which the service keeps for this project's models, is somebody else's or has "
+            "another policy; delete it."
         )
-    agent = members.of_email(projects.service_agent(project.number))
-    policy = {"bindings": [{"role": "roles/storage.objectViewer", "members": [agent]}]}
-    if held.policy != policy:
-        buckets.set_policy(db, name, policy, now=now)
 
 
 def _folder(uri: str) -> tuple[str, str]:

@@ -16,8 +16,9 @@ from typing import NamedTuple, cast
 from taxiway import errors
 
 HEADER = struct.Struct("!IQB")
-PREDICT, PING = 1, 2  # what we send
-OK, PONG, BAD_REQUEST, FAILED = 0, 2, 4, 5  # what comes back
+PREDICT = 1  # what we send
+MOST = 1 << 30  # bytes of a reply
+OK, BAD_REQUEST, FAILED = 0, 4, 5  # what comes back
 
 
 class Reply(NamedTuple):
@@ -26,9 +27,10 @@ class Reply(NamedTuple):
 
 
 class Frames(asyncio.Protocol):
-    """The gateway's end. When the server goes, every waiter is told at once."""
+    """The gateway's end. When the server goes, every waiter is told at once, and `gone` is set."""
 
     def __init__(self) -> None:
+        self.gone = asyncio.Event()
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
         self._buffer = bytearray()
@@ -38,22 +40,14 @@ class Frames(asyncio.Protocol):
     def open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    @property
-    def in_flight(self) -> int:
-        return len(self._waiting)
-
-    async def ask(self, kind: int, payload: bytes) -> Reply:
-        """Send one frame and wait for its reply. Raises Unavailable if the server goes away before it answers."""
+    def ask(self, kind: int, payload: bytes) -> asyncio.Future[Reply]:
+        """Send one frame; its reply comes later. Raises Unavailable, now or then, if the server goes away before."""
         if self._transport is None or self._transport.is_closing():
             raise errors.Unavailable("The version's server has gone; it is being started again. Retry in a moment.")
         number = next(self._ids)
-        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = reply
+        reply = self._waiting[number] = asyncio.get_running_loop().create_future()
         self._transport.writelines((HEADER.pack(len(payload), number, kind), payload))
-        try:
-            return await reply
-        finally:
-            self._waiting.pop(number, None)
+        return reply
 
     def close(self) -> None:
         if self._transport is not None:
@@ -67,10 +61,13 @@ class Frames(asyncio.Protocol):
         start = 0
         while len(self._buffer) - start >= HEADER.size:
             length, number, kind = HEADER.unpack_from(self._buffer, start)
+            if length > MOST and self._transport is not None:
+                self._transport.abort()  # broken or hostile: it runs its owner's code
+                return
             end = start + HEADER.size + length
             if len(self._buffer) < end:
                 break
-            waiter = self._waiting.get(number)
+            waiter = self._waiting.pop(number, None)
             if waiter is not None and not waiter.done():
                 waiter.set_result(Reply(kind, bytes(memoryview(self._buffer)[start + HEADER.size : end])))
             start = end
@@ -79,9 +76,11 @@ class Frames(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self.gone.set()
         for waiter in self._waiting.values():
             if not waiter.done():
                 waiter.set_exception(errors.Unavailable("The version's server went away while it predicted. Retry."))
+        self._waiting.clear()
 
 
 async def connect(folder: Path, name: str = "model.sock") -> Frames:

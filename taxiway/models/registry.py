@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from taxiway import errors, schemas
+from taxiway import errors, names, schemas
 from taxiway.db.database import Database
 from taxiway.db.tables import models, operations, versions
 
@@ -138,10 +137,7 @@ def create_version(
 ) -> tuple[Version, Operation]:
     """The row of a version that is being made, and its operation. Raises AlreadyExists."""
     read_model(tx, project, model)
-    if tx.execute(sa.select(versions.c.name).where(_is_version(project, model, name))).first():
-        raise errors.AlreadyExists(
-            f"Field: version.name Error: A version with the name {name!r} exists already in the model {model}."
-        )
+    _must_be_new(tx, project, model, name)
     tx.execute(
         versions.insert().values(
             project=project,
@@ -156,6 +152,19 @@ def create_version(
         )
     )
     return read_version(tx, project, model, name), begin(tx, project, "CREATE_VERSION", model, name, now=now)
+
+
+def must_be_new(db: Database, project: str, model: str, name: str) -> None:
+    """Raises AlreadyExists; said before the work of copying, and again by `create_version`."""
+    with db.read() as rows:
+        _must_be_new(rows, project, model, name)
+
+
+def _must_be_new(rows: sa.Connection, project: str, model: str, name: str) -> None:
+    if rows.execute(sa.select(versions.c.name).where(_is_version(project, model, name))).first():
+        raise errors.AlreadyExists(
+            f"Field: version.name Error: A version with the name {name!r} exists already in the model {model}."
+        )
 
 
 def read_version(rows: sa.Connection, project: str, model: str, name: str) -> Version:
@@ -199,26 +208,27 @@ def in_state(db: Database, *states: str) -> list[Version]:
         return [_version(row) for row in rows.execute(sa.select(versions).where(versions.c.state.in_(states)))]
 
 
-def ready(db: Database, version: Version, *, now: float) -> None:
+def ready(db: Database, version: Version, *, now: float) -> Version:
     """The version answers: READY, the model's default if it has none, its operation done with it."""
 
-    def save(tx: sa.Connection) -> None:
-        if not _set_state(tx, version, READY, None):
-            return
+    def save(tx: sa.Connection) -> Version:
+        if not _set_state(tx, version, CREATING, READY, None):
+            return read_version(tx, version.project, version.model, version.name)
         first = _is_model(version.project, version.model) & models.c.default_version.is_(None)
         tx.execute(models.update().where(first).values(default_version=version.name, etag=models.c.etag + 1))
         for operation in _unfinished(tx, version, "CREATE_VERSION"):
-            name = f"projects/{version.project}/models/{version.model}/versions/{version.name}"
+            name = names.version_name(version.project, version.model, version.name)
             finish(tx, version.project, operation, response={"name": name}, now=now)
+        return read_version(tx, version.project, version.model, version.name)
 
-    db.write(save)
+    return db.write(save)
 
 
 def failed(db: Database, version: Version, error: errors.Error, *, now: float) -> None:
     """The version could not be made: FAILED with the reason, its operation done with the error."""
 
     def save(tx: sa.Connection) -> None:
-        _set_state(tx, version, FAILED, str(error))
+        _set_state(tx, version, CREATING, FAILED, str(error))
         for operation in _unfinished(tx, version, "CREATE_VERSION"):
             finish(tx, version.project, operation, error=error, now=now)
 
@@ -232,7 +242,7 @@ def set_default(db: Database, project: str, model: str, name: str) -> Version:
         found = read_version(tx, project, model, name)
         if found.state != READY:
             raise errors.FailedPrecondition(
-                f"Field: version.name Error: The version {name} is {found.state}, and only a READY one can be the default."
+                f"Field: version.name Error: The version {name} is {found.state}, and only a READY one is a default."
             )
         change = {"default_version": name, "etag": models.c.etag + 1}
         tx.execute(models.update().where(_is_model(project, model)).values(**change))
@@ -248,13 +258,15 @@ def begin_delete(db: Database, project: str, model: str, name: str, *, now: floa
         found = read_version(tx, project, model, name)
         if found.state in BUSY:
             raise errors.FailedPrecondition(f"The version {name} is {found.state}; wait for that operation to end.")
-        count = tx.execute(sa.select(sa.func.count()).select_from(versions).where(_of_model(project, model))).scalar_one()
+        count = tx.execute(
+            sa.select(sa.func.count()).select_from(versions).where(_of_model(project, model))
+        ).scalar_one()
         if read_model(tx, project, model).default_version == name and count > 1:
             raise errors.FailedPrecondition(
                 f"Field: version.name Error: {name} is the default version of {model}; make another one the default "
                 f"first: taxiway versions set-default V --model {model}"
             )
-        _set_state(tx, found, DELETING, found.error)
+        _set_state(tx, found, found.state, DELETING, found.error)
         return found, begin(tx, project, "DELETE_VERSION", model, name, now=now)
 
     return db.write(save)
@@ -281,11 +293,9 @@ def used(db: Database, version: Version, *, now: float) -> None:
 # --- operations ---
 
 
-def begin(
-    tx: sa.Connection, project: str, kind: str, model: str, version: str | None, *, now: float
-) -> Operation:
-    words = [kind.lower(), model, *([version] if version else []), str(time.time_ns() // 1000)]
-    name = "_".join(words)
+def begin(tx: sa.Connection, project: str, kind: str, model: str, version: str | None, *, now: float) -> Operation:
+    """An operation that runs from now on; its name tells what it does, and when it began (microseconds)."""
+    name = "_".join([kind.lower(), model[:64], *([version[:64]] if version else []), f"{int(now * 1e6)}"])
     tx.execute(
         operations.insert().values(
             project=project,
@@ -321,22 +331,24 @@ def finish(
 GRPC_CODES = {
     "CANCELLED": 1,
     "INVALID_ARGUMENT": 3,
+    "DEADLINE_EXCEEDED": 4,
     "NOT_FOUND": 5,
     "ALREADY_EXISTS": 6,
     "PERMISSION_DENIED": 7,
     "RESOURCE_EXHAUSTED": 8,
     "FAILED_PRECONDITION": 9,
+    "ABORTED": 10,
+    "OUT_OF_RANGE": 11,
     "UNIMPLEMENTED": 12,
     "INTERNAL": 13,
     "UNAVAILABLE": 14,
+    "UNAUTHENTICATED": 16,
 }
 
 
 def read_operation(rows: sa.Connection, project: str, name: str) -> Operation:
     """Raises NotFound."""
-    row = rows.execute(
-        sa.select(operations).where(operations.c.project == project, operations.c.id == name)
-    ).first()
+    row = rows.execute(sa.select(operations).where(operations.c.project == project, operations.c.id == name)).first()
     if row is None:
         raise errors.NotFound(f"The operation projects/{project}/operations/{name} does not exist.")
     return Operation(**row._mapping)
@@ -385,8 +397,9 @@ def _operation_of(version: Version, kind: str) -> sa.ColumnElement[bool]:
     )
 
 
-def _set_state(tx: sa.Connection, version: Version, state: str, error: str | None) -> bool:
-    mine = _is_version(version.project, version.model, version.name) & (versions.c.state != DELETING)
+def _set_state(tx: sa.Connection, version: Version, was: str, state: str, error: str | None) -> bool:
+    """Compare and set: False if the version is not in the state that it `was` in."""
+    mine = _is_version(version.project, version.model, version.name) & (versions.c.state == was)
     change = {"state": state, "error": error, "etag": versions.c.etag + 1}
     return bool(tx.execute(versions.update().where(mine).values(**change)).rowcount)
 

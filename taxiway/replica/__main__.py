@@ -11,20 +11,17 @@ from pathlib import Path
 from taxiway import handles
 from taxiway.replica.agent import Agent
 
-TAKEN = 75  # another replica holds the folder: this one never was
-
 
 def main() -> int:
     folder = Path(sys.argv[1]).absolute()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return TAKEN
-    if (folder / "exit.json").exists():
-        return TAKEN
+        return handles.TAKEN
+    if (folder / "handle.json").exists():
+        return handles.TAKEN  # it has lived, and is over
     handles.save(folder / "handle.json", handles.Handle.mine(folder))
     return Agent(folder).run()
 

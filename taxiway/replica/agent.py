@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import threading
+import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +20,9 @@ import msgspec
 import psutil
 
 from taxiway import environments, errors, handles, names
-from taxiway.handles import Exit, Order
+from taxiway.handles import Exit
 from taxiway.plan import PORT, PYTHON, RUNNERS, Work
+from taxiway.replica import words
 from taxiway.replica.relay import relay
 from taxiway.replica.wire import Wire
 from taxiway.replica.words import Words
@@ -28,7 +31,9 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 2.0
 GRACE_S = 3.0  # between SIGTERM and SIGKILL for the user's code
-TOLD = 4000  # characters of a traceback in an errorMessage
+DRAIN_S = 60.0  # for the last lines in a pipe whose writers are all dead
+DOWNLOAD_PACE_S = 10.0  # between two words on how far a download is
+TOLD = 4000  # characters of what the code said last in an errorMessage
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER, prctl(2)
 RUNNERS_FOLDER = Path(__file__).parent.parent / "runners"
 
@@ -38,12 +43,15 @@ class Agent:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.order = Order.read(folder)
-        self.wire = Wire(self.order)
+        self.wire = Wire(folder)
         self.words = Words(folder, self.wire)
         self.state = "PREPARING"
+        self.heard = ""  # the state that the server knows
+        self.moved = threading.Event()  # there is news for the next heartbeat
         self.stopped = threading.Event()
+        self.over = False  # the end is being reported: a heartbeat that comes too late is no reason to stop
         self.child: subprocess.Popen[bytes] | None = None
+        self.progress_said = 0.0
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, self._terminate)
@@ -57,13 +65,16 @@ class Agent:
             self.words.say(str(error), "ERROR")
         except Exception:  # noqa: BLE001 - the edge: our own failure ends the attempt, and its log says so
             log.error("the replica failed\n%s", traceback.format_exc())
-            ended = Exit(1, "INTERNAL: the replica failed; its agent.log has the traceback.")
+            ended = Exit(1, f"INTERNAL: the replica failed.\n{traceback.format_exc()[-TOLD:]}")
         end_family()
         if self.stopped.is_set():
             return 1  # superseded or cancelled: nobody waits for a report
         handles.save(self.folder / "exit.json", ended)
         self.words.close()
         with suppress(errors.Error):
+            if self.heard != self.state:
+                self.wire.heartbeat(self.state)
+            self.over = True
             self.wire.finish(ended.code, ended.error)
         return 0
 
@@ -72,22 +83,22 @@ class Agent:
         work = msgspec.convert(told["work"], Work)
         for place, source in work.fetch.items():
             self._fetch_folder(source, self.folder / place)
-        packages = [self._fetch_package(uri) for uri in work.packages]
+        packages = [self._fetch_package(index, uri) for index, uri in enumerate(work.packages)]
         choice = environments.resolve(work.runtime, work.python)
         python = environments.ensure(choice, packages, self._say_progress)
         command, variables = self._filled(work, python)
-        with relay(self.order, work, told["identity"], self.wire) as google:
+        with relay(work, told["identity"], self.wire) as google:
             return self._run(work, command, {**self._surroundings(python), **google, **variables})
 
     def _run(self, work: Work, command: list[str], variables: dict[str, str]) -> Exit:
         """The user's code, to its end. Its lines are followed until the pipes are closed and its family is gone."""
-        serving = bool(work.fetch)
+        serving = bool(work.fetch)  # a version's server works beside its model
         place = self.folder if serving else self.folder / "work"
         place.mkdir(exist_ok=True)
         if self.stopped.is_set():
             return Exit(1, "stopped before it ran")
         if not serving:
-            self.words.say(f"Running command: {' '.join(['python3', *command[1:]])}")
+            self.words.say(f"Running command: {shlex.join(['python3', *command[2:]])}")
         self.child = subprocess.Popen(
             command,
             cwd=place,
@@ -98,27 +109,29 @@ class Agent:
             start_new_session=True,
         )
         self.state = "RUNNING"
-        with suppress(errors.Error):
-            self.wire.heartbeat(self.state)
-        assert self.child.stdout and self.child.stderr
-        followers = [
-            threading.Thread(target=self.words.follow, args=(self.child.stdout,), kwargs={"errors_stream": False}),
-            threading.Thread(target=self.words.follow, args=(self.child.stderr,), kwargs={"errors_stream": True}),
-        ]
-        for follower in followers:
-            follower.start()
+        self.moved.set()
+        followers = [self._follow(self.child.stdout, False), self._follow(self.child.stderr, True)]
         code = self.child.wait()
         end_family()  # a stray that holds the pipe open would keep us here
         for follower in followers:
-            follower.join()
+            follower.join(DRAIN_S)
         if code == 0:
             self.words.say("Module completed; cleaning up.")
+            self.words.say("Clean up finished.")
             return Exit(0, "")
-        return Exit(code, last_words(work.task, code, self.words))
+        return Exit(code if code > 0 else 128 - code, last_words(work.task, code, list(self.words.stderr)))
 
-    def _fetch_package(self, uri: str) -> Path:
+    def _follow(self, pipe: object, errors_stream: bool) -> threading.Thread:
+        thread = threading.Thread(
+            target=self.words.follow, args=(pipe,), kwargs={"errors_stream": errors_stream}, daemon=True
+        )
+        thread.start()
+        return thread
+
+    def _fetch_package(self, index: int, uri: str) -> Path:
+        """Each into a folder of its own: two packages may have one name."""
         bucket, name = names.gs(uri, "trainingInput.packageUris")
-        to = self.folder / "packages" / Path(name).name
+        to = self.folder / "packages" / str(index) / Path(name).name
         self.wire.download(bucket, name, to)
         return to
 
@@ -137,15 +150,17 @@ class Agent:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        values = {PYTHON: str(python), RUNNERS: str(RUNNERS_FOLDER), PORT: port}
 
-        def fill(text: str) -> str:
-            for word, value in values.items():
-                text = text.replace(word, value)
-            return text
+        def fill(word: str) -> str:
+            return word.replace(PYTHON, str(python)).replace(RUNNERS, str(RUNNERS_FOLDER))
 
-        command = [fill(word) for word in work.command[:3]] + work.command[3:]
-        return command, {name: fill(value) if name == "TF_CONFIG" else value for name, value in work.variables.items()}
+        command = [fill(word) for word in work.command[:3]] + work.command[3:]  # what follows is the user's
+        variables = dict(work.variables)
+        if "TF_CONFIG" in variables:
+            task = msgspec.json.decode(variables["TF_CONFIG"])
+            cluster = {role: [each.replace(PORT, port) for each in places] for role, places in task["cluster"].items()}
+            variables["TF_CONFIG"] = msgspec.json.encode({**task, "cluster": cluster}).decode()
+        return command, variables
 
     def _surroundings(self, python: Path) -> dict[str, str]:
         """What the user's code sees of this machine: nothing of the server's own environment."""
@@ -158,44 +173,69 @@ class Agent:
             "TMPDIR": str(self.folder / "tmp"),
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",
-            handles.MARK: self.order.attempt,
+            handles.MARK: self.wire.order.attempt,
         }
 
     def _say_progress(self, progress: environments.Progress) -> None:
-        if progress.text:
-            self.words.say(progress.text)
+        """A build's stages as sentences; of a download's many steps one every ten seconds."""
+        if progress.stage in ("install", "compile"):
+            return  # the last moments of what was announced already
+        if progress.fraction is not None:
+            if time.monotonic() - self.progress_said < DOWNLOAD_PACE_S:
+                return
+            self.progress_said = time.monotonic()
+        self.words.say(f"{progress.text}.")
 
     def _beat(self) -> None:
-        while not self.stopped.wait(BEAT_S):
+        """Tell the server that we live: every other second, and at once when the user's code begins to run."""
+        while not self.stopped.is_set():
+            state = self.state
             try:
-                self.wire.heartbeat(self.state)
+                self.wire.heartbeat(state)
+                self.heard = state
             except errors.Unavailable:
                 continue
             except errors.Error as error:
+                if self.over:
+                    return
                 log.warning("told to stop: %s", error)
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
+            self._reap()
+            self.moved.wait(BEAT_S)
+            self.moved.clear()
+
+    def _reap(self) -> None:
+        """Orphans come to us when they end; one that nobody waits for would stay in the table of processes."""
+        if self.child is not None:
+            for each in psutil.Process().children():
+                with suppress(psutil.Error, ChildProcessError):
+                    if each.pid != self.child.pid and each.status() == psutil.STATUS_ZOMBIE:
+                        os.waitpid(each.pid, os.WNOHANG)
 
     def _terminate(self, _signal: int, _frame: FrameType | None) -> None:
         self.stopped.set()
+        self.moved.set()
         self.wire.given_up.set()
         if self.child is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.child.pid, signal.SIGTERM)
-            threading.Timer(GRACE_S, end_family).start()
+        last = threading.Timer(GRACE_S if self.child else 0.0, end_family)
+        last.daemon = True
+        last.start()
 
 
 def end_family() -> None:
     """Kill every process below this one; as their reaper we see them all."""
-    with suppress(psutil.NoSuchProcess):
-        family = psutil.Process().children(recursive=True)
+    deadline = time.monotonic() + GRACE_S
+    while (family := psutil.Process().children(recursive=True)) and time.monotonic() < deadline:
         for each in family:
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.Error):
                 each.kill()
-        psutil.wait_procs(family, timeout=GRACE_S)
+        psutil.wait_procs(family, timeout=GRACE_S / 10)  # then look again: one may have forked meanwhile
 
 
-def last_words(task: str, code: int, words: Words) -> str:
+def last_words(task: str, code: int, stderr: list[str]) -> str:
     """A job's errorMessage: how the replica ended, then its last traceback, or the end of what it said."""
     role, _, index = task.partition("-replica-")
     if code < 0:
@@ -204,6 +244,6 @@ def last_words(task: str, code: int, words: Words) -> str:
         hint = " It may have run out of memory." if name == "SIGKILL" else ""
     else:
         how, hint = f"exited with a non-zero status of {code}", ""
-    said = "\n".join(words.last_traceback or list(words.tail))
+    said = "\n".join(words.last_of(stderr))
     reason = f" Termination reason: Error.\n{said[-TOLD:]}" if said else ""
     return f"The replica {role} {index} {how}.{hint}{reason}"

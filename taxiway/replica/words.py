@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import time
+import traceback
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -18,85 +21,135 @@ from taxiway.replica.wire import Wire
 
 log = logging.getLogger(__name__)
 
-LONGEST = 64 * 1024  # characters of one line; what is over is cut, and the line says so
-BATCH = 1000
+LONGEST = 64 * 1024  # bytes of one line; what is over is cut, and the line says so
+PIECE = 64 * 1024  # what a pipe holds
+BATCH = 1024 * 1024  # bytes of one report at most; a line never has that many
+ROOM = 16 * 1024 * 1024  # bytes of shipped lines that may stay on the disk
 PACE_S = 0.2  # how long a line may wait for company
+REMEMBERED = 200  # lines of the error stream
+TOLD = 20  # of them, for a failure without a traceback
 TRACEBACK = "Traceback (most recent call last):"
-GLOG = re.compile(r"^(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: )?([IWEF])(?:\d{4} \d\d:\d\d:\d\d\.\d+| )")
+GLOG = re.compile(r"^(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: )?([IWEF])(?:\d{4} \d\d:\d\d:\d+\.\d+| )")
 LOGGING = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b[:\s]")
+WARNED = re.compile(r"^\S.*:\d+: \w*Warning: ")  # the warnings module: FILE:LINE: KindOfWarning: ...
 LETTERS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL"}
+UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")  # colours, and what no log can show
 
 
 class Words:
-    """The log of one attempt, on its way from the user's pipes to the server."""
+    """The log of one attempt, on its way from the user's pipes to the server: through a file, so that memory stays flat
+    and nothing is lost while the server is away.
+    """
 
     def __init__(self, folder: Path, wire: Wire) -> None:
         self.wire = wire
-        self.last_traceback: list[str] = []
-        self.tail: deque[str] = deque(maxlen=20)  # of the error stream, for a failure without a traceback
-        self._kept = (folder / "said.jsonl").open("ab", buffering=0)
+        self.stderr: deque[str] = deque(maxlen=REMEMBERED)
+        self._kept = (folder / "said.jsonl").open("ab+", buffering=0)
+        self._shipped = 0  # bytes of it that the server has
         self._lock = threading.Lock()
-        self._waiting: deque[Said] = deque()
         self._seq = 0
+        self._fresh = threading.Event()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._ship_forever, name="words", daemon=True)
+        self._thread = threading.Thread(target=self._ship, name="words", daemon=True)
         self._thread.start()
 
     def say(self, message: str, severity: str = "INFO") -> None:
-        """One line, on the disk before this returns."""
-        if len(message) > LONGEST:
-            message = f"{message[:LONGEST]} ... (cut: the line had {len(message)} characters)"
+        """One line; a kill of this process does not lose it once this returned."""
         with self._lock:
             self._seq += 1
-            said = Said(self._seq, time.time(), severity, message)
-            self._kept.write(msgspec.json.encode(said) + b"\n")
-            self._waiting.append(said)
+            self._kept.write(msgspec.json.encode(Said(self._seq, time.time(), severity, message)) + b"\n")
+        self._fresh.set()
 
     def follow(self, pipe: IO[bytes], *, errors_stream: bool) -> None:
         """Every line of a pipe until it is closed."""
-        traceback: list[str] | None = None
-        for raw in pipe:
-            line = raw.decode("utf-8", "replace").rstrip("\r\n").rpartition("\r")[2]
-            if not line.strip():
-                continue
+        in_traceback = False
+        for line in lines(pipe):
             severity = severity_of(line)
             if errors_stream:
-                self.tail.append(line)
-                if line.startswith(TRACEBACK):
-                    traceback = []
-                if traceback is not None:
+                self.stderr.append(line)
+                in_traceback = in_traceback or TRACEBACK in line
+                if in_traceback:
                     severity = "ERROR"
-                    traceback.append(line)
-                    if not line.startswith((" ", TRACEBACK)):  # the exception itself ends a traceback
-                        self.last_traceback, traceback = traceback, None
+                    in_traceback = line.startswith(" ") or TRACEBACK in line  # the exception itself is the last
             self.say(line, severity)
 
     def close(self) -> None:
         """Ship what is left; returns when the server has every line, or will take no more."""
         self._closing.set()
+        self._fresh.set()
         self._thread.join()
         self._kept.close()
 
-    def _ship_forever(self) -> None:
-        while True:
-            ending = self._closing.wait(PACE_S)
-            while self._waiting:
-                batch = [self._waiting[index] for index in range(min(BATCH, len(self._waiting)))]
-                try:
-                    self.wire.say([msgspec.to_builtins(each) for each in batch])
-                except errors.Error as error:
-                    log.warning("the server takes no more lines: %s", error)
-                    return
-                for _ in batch:
-                    self._waiting.popleft()
-            if ending:
-                return
+    def _ship(self) -> None:
+        try:
+            self._ship_all()
+        except errors.Error as error:
+            log.warning("the server takes no more lines: %s", error)
+        except Exception:  # noqa: BLE001 - the edge of a thread: the lines stay on the disk, where the engine finds them
+            log.error("lines could not be shipped\n%s", traceback.format_exc())
+
+    def _ship_all(self) -> None:
+        closing = False
+        while not closing:
+            self._fresh.wait()
+            self._fresh.clear()
+            closing = self._closing.wait(PACE_S)
+            while batch := self._next():
+                self.wire.say(batch)
+            self._make_room(0 if closing else ROOM)
+
+    def _next(self) -> list[bytes]:
+        """The next lines that are whole on the disk."""
+        piece = os.pread(self._kept.fileno(), BATCH, self._shipped)
+        end = piece.rfind(b"\n") + 1
+        self._shipped += end
+        return piece[:end].splitlines()
+
+    def _make_room(self, most: int) -> None:
+        """Once all is shipped and more than `most` bytes are there, the file begins anew."""
+        with self._lock:
+            if self._shipped > most and self._shipped == os.fstat(self._kept.fileno()).st_size:
+                self._kept.truncate(0)
+                self._shipped = 0
+
+
+def lines(pipe: IO[bytes]) -> Iterator[str]:
+    """Each line of a pipe as a person would see it, as it comes; memory stays flat however long a line is."""
+    held, over = b"", 0
+    while piece := os.read(pipe.fileno(), PIECE):
+        *whole, held = (held + piece).split(b"\n")
+        for line in whole:
+            yield shown(line, over)
+            over = 0
+        drawn_over = held.rstrip(b"\r").rfind(b"\r") + 1
+        if drawn_over:
+            held, over = held[drawn_over:], 0
+        over += max(0, len(held) - LONGEST)
+        held = held[:LONGEST]
+    if held:
+        yield shown(held, over)
+
+
+def shown(line: bytes, over: int = 0) -> str:
+    """A line's text, without what a carriage return drew over, colours and what is no text; cut if it is long."""
+    line = line.rstrip(b"\r").rpartition(b"\r")[2]
+    over += max(0, len(line) - LONGEST)
+    text = UNSEEN.sub("", line[:LONGEST].decode("utf-8", "replace"))
+    return f"{text} ... (cut: the line had {LONGEST + over} bytes)" if over else text
 
 
 def severity_of(line: str) -> str:
-    """The severity that a line names itself (glog's letter, or Python logging's word), else INFO."""
+    """The severity that a line names itself (glog's letter, Python logging's word, a Python warning), else INFO."""
     glog = GLOG.match(line)
     if glog:
         return LETTERS[glog.group(1)]
     named = LOGGING.match(line)
-    return named.group(1) if named else "INFO"
+    if named:
+        return named.group(1)
+    return "WARNING" if WARNED.match(line) else "INFO"
+
+
+def last_of(stderr: list[str]) -> list[str]:
+    """What tells why a program failed: its last traceback with all that follows, else the last lines."""
+    starts = [index for index, line in enumerate(stderr) if TRACEBACK in line]
+    return stderr[starts[-1] :] if starts else stderr[-TOLD:]

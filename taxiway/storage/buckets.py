@@ -15,7 +15,6 @@ from taxiway import errors, names
 from taxiway.db.database import Database
 from taxiway.db.tables import buckets as table
 from taxiway.db.tables import objects, projects
-from taxiway.iam import policies
 from taxiway.storage.objects import ALWAYS, Conditions
 
 MULTI_REGIONS = ("ASIA", "EU", "US")
@@ -53,9 +52,13 @@ def insert(
     location: str = "US",
     storage_class: str = "STANDARD",
     labels: Mapping[str, str] | None = None,
+    policy: Mapping[str, Any] | None = None,
     now: float,
 ) -> Bucket:
-    """Raises AlreadyExists (also if another project has the name), InvalidArgument, NotFound (the project)."""
+    """A new bucket with its policy, {"bindings": [...]}; without one nobody may anything.
+
+    Raises AlreadyExists (also if another project has the name), InvalidArgument, NotFound (the project).
+    """
     names.bucket(name, "name")
     place, kind = checked_location(location)
     if storage_class.upper() not in CLASSES:
@@ -69,7 +72,7 @@ def insert(
         "location_type": kind,
         "storage_class": storage_class.upper(),
         "labels": dict(names.labels(labels or {})),
-        "policy": policies.default_bucket_policy(project),
+        "policy": dict(policy or {"bindings": []}),
         "policy_version": 1,
         "metageneration": 1,
         "created": now,

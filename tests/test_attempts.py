@@ -1,0 +1,105 @@
+"""Attempts: one replica has one word at a time."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from taxiway import errors, plan
+from taxiway.compute import attempts
+from taxiway.iam import keys, projects
+from taxiway.schemas import TrainingInput
+
+PROJECT = "rides-1"
+
+
+@pytest.fixture
+def db(db):
+    db.write(lambda tx: projects.create(tx, PROJECT, owners=["user:o@x.org"], now=0))
+    return db
+
+
+def create(db, name, subject="job_1", kind="job", now=1.0):
+    told = TrainingInput(python_module="trainer.task", region="us-central1")
+    work = plan.training(PROJECT, 7, subject, told, runtime="2.21", python="3.11")
+    return db.write(lambda tx: attempts.create(tx, name, kind, work, identity="sa@x.iam.gserviceaccount.com", now=now))
+
+
+def hear(db, name, state, now=2.0):
+    return db.write(lambda tx: attempts.hear(tx, name, state, now=now))
+
+
+def test_a_successor_fences_every_earlier_attempt_of_its_replica_and_no_other(db):
+    create(db, "a1")
+    create(db, "b1", subject="job_2")
+    create(db, "c1", kind="version")
+    second = create(db, "a2", now=5)
+    assert (second.number, second.state) == (2, "STARTED")
+    assert [attempts.get(db, name).state for name in ("a1", "b1", "c1")] == ["FENCED", "STARTED", "STARTED"]
+    with db.read() as rows:
+        assert attempts.last(rows, PROJECT, "job", "job_1").id == "a2"
+        assert attempts.known(rows, ["a1", "zz", "a2"]) == {"a1", "a2"}
+        assert {each.id for each in attempts.live(rows, "job")} == {"a2", "b1"}
+
+
+def test_states_only_go_forward_and_a_move_is_told_once(db):
+    create(db, "a1")
+    assert hear(db, "a1", "PREPARING").state == "PREPARING"
+    assert hear(db, "a1", "RUNNING").state == "RUNNING"
+    assert hear(db, "a1", "RUNNING") is None
+    assert hear(db, "a1", "PREPARING", now=9) is None
+    assert (attempts.get(db, "a1").state, attempts.get(db, "a1").heard) == ("RUNNING", 9)
+
+
+def test_a_state_that_no_living_replica_has_is_refused_by_its_field(db):
+    create(db, "a1")
+    for state in ("ENDED", "FENCED", "", "running"):
+        with pytest.raises(errors.InvalidArgument, match="Field: state"):
+            hear(db, "a1", state)
+
+
+def test_a_report_that_is_sent_twice_is_heard_once(db):
+    create(db, "a1")
+    attempts.finish(db, "a1", 3, "it broke", now=4)
+    attempts.finish(db, "a1", 3, "it broke", now=5)
+    ended = attempts.get(db, "a1")
+    assert (ended.state, ended.exit_code, ended.error, ended.ended) == ("ENDED", 3, "it broke", 4)
+
+
+def test_nothing_that_a_superseded_attempt_says_counts(db):
+    create(db, "a1")
+    create(db, "a2")
+    for act in (
+        lambda: hear(db, "a1", "RUNNING"),
+        lambda: attempts.finish(db, "a1", 0, "", now=4),
+        lambda: db.write(lambda tx: attempts.must_live(tx, "a1")),
+    ):
+        with pytest.raises(errors.FailedPrecondition, match="superseded"):
+            act()
+    assert attempts.get(db, "a1").exit_code is None
+    assert attempts.get(db, "a2").state == "STARTED"
+
+
+@pytest.mark.parametrize("end", ["superseded", "fenced", "ended"])
+def test_the_tokens_of_an_attempt_die_with_it(db, end):
+    signer, now = keys.Keys(b"s" * 32), time.time()
+    create(db, "a1")
+    own = signer.replica_token("a1", now=now)
+    identity = signer.access_token("serviceAccount:sa", now=now, attempt="a1")
+    assert signer.caller(db, own, now=now).attempt == "a1"
+    assert signer.caller(db, identity, now=now).member == "serviceAccount:sa"
+    if end == "superseded":
+        create(db, "a2")
+    elif end == "fenced":
+        db.write(lambda tx: attempts.fence(tx, "a1", now=2))
+    else:
+        attempts.finish(db, "a1", 0, "", now=2)
+    for token in (own, identity):
+        with pytest.raises(errors.Unauthenticated, match="attempt a1, which has ended or was superseded"):
+            signer.caller(db, token, now=now)
+
+
+def test_an_attempt_that_was_never_made_is_not_found(db):
+    with pytest.raises(errors.NotFound, match="There is no attempt 'x'"):
+        attempts.get(db, "x")

@@ -1,0 +1,241 @@
+"""kill -9 of anything at any moment: no job, no line and no write is lost, and nothing runs twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import sqlite3
+
+import msgspec
+import pytest
+from trainers import Lab, until
+
+from taxiway.compute import local
+from taxiway.handles import Handle
+
+pytestmark = pytest.mark.runtime
+
+# Prints every number once, and keeps the last one in an object: how far it came, and that it went there once.
+COUNTS = """
+import sys, time
+from google.cloud import storage
+blob = storage.Client().bucket({bucket!r}).blob("count")
+if blob.exists():
+    sys.exit("a second run")
+for number in range({most}):
+    print(number, flush=True)
+    blob.upload_from_string(str(number), retry=storage.retry.DEFAULT_RETRY)
+    time.sleep(0.01)
+"""
+
+# A daemon of the family holds a lock; whoever starts beside it says so.
+LOCKS = """
+import fcntl, os, time
+lock = open({path!r}, "w")
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+    print("BESIDE ITS PREDECESSOR", flush=True)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(600)
+    os._exit(0)
+os.wait()
+print("started", flush=True)
+time.sleep({seconds})
+"""
+
+
+@pytest.fixture
+def world(start_server, runtime_python):
+    return World(start_server)
+
+
+class World:
+    """A server that is killed and comes back, with a lab in it."""
+
+    def __init__(self, start_server):
+        self.start_server = start_server
+        self.server = start_server()
+        self.lab = Lab(lambda *call, **rest: self.server.call(*call, **rest), *self.names).open()
+
+    @property
+    def names(self):
+        return self.server.project, self.server.address.service_agent
+
+    def up(self, *flags):
+        self.server.http.close()
+        self.server = self.start_server(self.server.home, *flags)
+
+    def agent(self, job):
+        """(attempt, handle) of the replica that runs for a job."""
+        for folder in (self.server.home / "attempts").iterdir():
+            if attempt_job(self.server.home, folder.name) == job and (folder / "handle.json").exists():
+                handle = msgspec.json.decode((folder / "handle.json").read_bytes(), type=Handle)
+                if handle.process:
+                    return folder.name, handle
+        return None
+
+    def attempts(self, job):
+        return rows(self.server.home, "select state, id from attempts where subject = ? order by number", job)
+
+
+def rows(home, query, *values):
+    database = sqlite3.connect(home / "taxiway.db")
+    try:
+        return database.execute(query, values).fetchall()
+    finally:
+        database.close()
+
+
+def attempt_job(home, attempt):
+    found = rows(home, "select subject from attempts where id = ?", attempt)
+    return found[0][0] if found else None
+
+
+def kill_rounds(world, rounds, rng):
+    most = 60 + 60 * rounds
+    lab = world.lab
+    job = lab.submit(COUNTS.format(bucket=lab.bucket, most=most))
+    for _ in range(rounds):
+        before = len(lab.said(job))
+        until(lambda before=before: len(lab.said(job)) >= before + rng.randrange(30) or lab.get(job).get("endTime"))
+        world.server.kill()
+        world.up()
+    ended = lab.ended(job)
+    assert ended["state"] == "SUCCEEDED", (ended, lab.said(job)[-5:])
+    assert [line for line in lab.printed(job) if line.isdigit()] == [str(number) for number in range(most)]
+    assert lab.read("count") == str(most - 1).encode()
+    assert len(world.attempts(job)) == 1
+    assert len([line for line in lab.said(job) if line.startswith("Running command: ")]) == 1
+    stamps = [entry["timestamp"] for entry in lab.entries(job)]
+    assert stamps == sorted(set(stamps))
+    assert list((world.server.home / "attempts").iterdir()) == []
+
+
+def test_a_server_that_is_killed_again_and_again_loses_nothing_of_a_job_and_runs_nothing_twice(world):
+    kill_rounds(world, 3, random.Random(1))
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("seed", range(10))
+def test_many_kills(world, seed):
+    kill_rounds(world, 10, random.Random(seed))
+
+
+def test_a_server_that_is_killed_as_soon_as_it_took_a_job_runs_it_once(world):
+    job = world.lab.submit("print('once')")
+    world.server.kill()
+    world.up()
+    assert world.lab.ended(job)["state"] == "SUCCEEDED"
+    assert world.lab.printed(job) == ["once"]
+
+
+def test_a_job_that_ends_while_the_server_is_away_is_told_when_it_is_back_on_another_port(world):
+    lab = world.lab
+    job = lab.submit("import time; print('begun', flush=True); time.sleep(1); print('line\\n' * 5000); print('end')")
+    lab.until_said(job, "begun")
+    _, handle = world.agent(job)
+    folder = world.server.home / "attempts" / attempt_of(world, job)
+    world.server.kill()
+    until((folder / "exit.json").exists)
+    assert handle.process  # it waits for somebody to tell
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+    world.up("--port", str(port))
+    assert world.server.address.url.endswith(f":{port}")
+    assert lab.ended(job)["state"] == "SUCCEEDED"
+    assert [line for line in lab.printed(job) if line] == ["begun", *["line"] * 5000, "end"]
+    until(lambda: handle.process is None)
+
+
+def attempt_of(world, job):
+    return until(lambda: world.agent(job))[0]
+
+
+def test_a_job_is_adopted_by_the_server_that_follows_one_that_was_told_to_end(world):
+    lab = world.lab
+    job = lab.submit("import time\nfor n in range(100): print(n, flush=True); time.sleep(0.03)")
+    lab.until_said(job, "5")
+    _, handle = world.agent(job)
+    assert world.server.stop() == 0
+    assert "Traceback" not in world.server.log
+    assert handle.process
+    world.up()
+    assert lab.ended(job)["state"] == "SUCCEEDED"
+    assert lab.printed(job) == [str(number) for number in range(100)]
+    assert len(world.attempts(job)) == 1
+
+
+def test_a_replica_that_is_killed_has_a_successor_only_when_its_family_is_dead_and_at_most_three_times(world, tmp_path):
+    lab = world.lab
+    job = lab.submit(LOCKS.format(path=str(tmp_path / "lock"), seconds=600))
+    for number in (1, 2, 3):
+        until(lambda number=number: lab.said(job).count("started") == number)
+        attempt, handle = world.agent(job)
+        os.kill(handle.pid, signal.SIGKILL)
+        until(lambda attempt=attempt: not local.strays(attempt))
+    ended = lab.ended(job)
+    assert ended["state"] == "FAILED"
+    assert "master-replica-0 was lost 3 times" in ended["errorMessage"]
+    said = lab.said(job)
+    assert "BESIDE ITS PREDECESSOR" not in said
+    assert "Replica master-replica-0 was lost; starting attempt 3 of 3." in said
+    assert [state for state, _ in world.attempts(job)] == ["FENCED"] * 3
+    assert list((world.server.home / "attempts").iterdir()) == []
+
+
+def test_when_server_and_replica_are_killed_the_next_server_ends_the_family_before_it_starts_anew(world, tmp_path):
+    lab = world.lab
+    job = lab.submit(LOCKS.format(path=str(tmp_path / "lock"), seconds=1.5))
+    lab.until_said(job, "started")
+    attempt, handle = world.agent(job)
+    world.server.kill()
+    os.kill(handle.pid, signal.SIGKILL)
+    assert until(lambda: handle.process is None and local.strays(attempt))  # its trainer runs on, for now
+    world.up()
+    assert lab.ended(job)["state"] == "SUCCEEDED"
+    assert lab.said(job).count("started") == 2
+    assert "BESIDE ITS PREDECESSOR" not in lab.said(job)
+    assert [state for state, _ in world.attempts(job)] == ["FENCED", "ENDED"]
+
+
+def test_a_trainer_that_is_killed_from_outside_is_not_started_again(world):
+    job = world.lab.submit("import os, time; print('pid', os.getpid(), flush=True); time.sleep(600)")
+    pid = until(lambda: next((line.split()[1] for line in world.lab.said(job) if line.startswith("pid ")), None))
+    os.kill(int(pid), signal.SIGKILL)
+    ended = world.lab.ended(job)
+    assert (ended["state"], len(world.attempts(job))) == ("FAILED", 1)
+    assert "was killed by SIGKILL (status 137)" in ended["errorMessage"]
+
+
+def test_a_job_whose_cancelling_was_cut_short_is_cancelled_by_the_next_server(world):
+    lab = world.lab
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('here', flush=True)\ntime.sleep(600)"
+    job = lab.submit(stubborn)
+    lab.until_said(job, "here")
+    attempt, _ = world.agent(job)
+    lab.cancel(job)
+    world.server.kill()
+    world.up()
+    assert lab.ended(job)["state"] == "CANCELLED"
+    assert local.strays(attempt) == []
+    assert "here" in lab.said(job)
+    assert list((world.server.home / "attempts").iterdir()) == []
+
+
+def test_what_an_earlier_server_could_not_clear_away_goes_at_the_next_start(world):
+    lab = world.lab
+    job = lab.submit("print('hi')")
+    lab.ended(job)
+    ((_, attempt),) = world.attempts(job)
+    world.server.stop()
+    for name in (attempt, "of_no_row"):
+        (world.server.home / "attempts" / name / "work").mkdir(parents=True)
+    world.up()
+    assert list((world.server.home / "attempts").iterdir()) == []
+    assert lab.get(job)["state"] == "SUCCEEDED"

@@ -1,0 +1,154 @@
+"""Tiny trainers for tests of jobs: one package for all, whose module runs the Python that it gets as an argument.
+
+So an environment is built once, and a test shows its trainer where it shows what must come of it.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import textwrap
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+FILES = {
+    "setup.py": "from setuptools import find_packages, setup\n"
+    "setup(name='trainer', version='0.1', packages=find_packages())\n",
+    "trainer/__init__.py": "",
+    "trainer/task.py": "import sys\nexec(compile(sys.argv[sys.argv.index('--code') + 1], 'code.py', 'exec'))\n",
+}
+PATIENCE_S = 100
+
+
+def sdist(files: dict[str, str] | None = None) -> bytes:
+    """A source package as `setup.py sdist` makes them; the same files make the same bytes."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        for name, text in (files or FILES).items():
+            entry = tarfile.TarInfo(f"trainer-0.1/{name}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    # gzip's header holds the time; every run would make, and build, another package
+    return made.getvalue()[:4] + b"\0\0\0\0" + made.getvalue()[8:]
+
+
+@dataclass
+class Lab:
+    """A bucket that the service agent may write, a package in it, and jobs on a server."""
+
+    call: Callable[..., httpx.Response]
+    project: str
+    agent: str
+    bucket: str = field(default_factory=lambda: f"lab-{uuid.uuid4().hex[:10]}")
+
+    def open(self) -> Lab:
+        self.make(self.bucket)
+        self.grant(self.bucket, "roles/storage.legacyBucketWriter", "roles/storage.legacyObjectOwner")
+        self.grant(self.bucket, "roles/storage.objectAdmin")
+        self.put("trainer-0.1.tar.gz", sdist())
+        return self
+
+    def make(self, bucket: str) -> None:
+        assert self.call("POST", f"/storage/v1/b?project={self.project}", json={"name": bucket}).status_code == 200
+
+    def grant(self, bucket: str, *roles: str) -> None:
+        policy = self.call("GET", f"/storage/v1/b/{bucket}/iam").json()
+        policy["bindings"] += [{"role": role, "members": [f"serviceAccount:{self.agent}"]} for role in roles]
+        assert self.call("PUT", f"/storage/v1/b/{bucket}/iam", json=policy).status_code == 200
+
+    def put(self, name: str, data: bytes) -> str:
+        path = f"/upload/storage/v1/b/{self.bucket}/o?uploadType=media&name={name}"
+        assert self.call("POST", path, content=data).status_code == 200
+        return f"gs://{self.bucket}/{name}"
+
+    def read(self, name: str) -> bytes:
+        answer = self.call("GET", f"/storage/v1/b/{self.bucket}/o/{name.replace('/', '%2F')}?alt=media")
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+    def listed(self, prefix: str) -> list[str]:
+        answer = self.call("GET", f"/storage/v1/b/{self.bucket}/o?prefix={prefix}&maxResults=1000").json()
+        return [each["name"] for each in answer.get("items", [])]
+
+    def body(self, code: str = "", job: str = "", **told: Any) -> dict[str, Any]:
+        return {
+            "jobId": job or f"job_{uuid.uuid4().hex[:10]}",
+            "trainingInput": {
+                "scaleTier": "BASIC",
+                "region": "us-central1",
+                "runtimeVersion": "2.21",
+                "pythonModule": "trainer.task",
+                "packageUris": [f"gs://{self.bucket}/trainer-0.1.tar.gz"],
+                "args": ["--code", textwrap.dedent(code)],
+                **told,
+            },
+        }
+
+    def post(self, body: dict[str, Any]) -> httpx.Response:
+        return self.call("POST", f"/v1/projects/{self.project}/jobs", json=body)
+
+    def submit(self, code: str, **told: Any) -> str:
+        answer = self.post(self.body(code, **told))
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["jobId"])
+
+    def get(self, job: str) -> dict[str, Any]:
+        return dict(self.call("GET", f"/v1/projects/{self.project}/jobs/{job}").json())
+
+    def cancel(self, job: str) -> httpx.Response:
+        return self.call("POST", f"/v1/projects/{self.project}/jobs/{job}:cancel", json={})
+
+    def ended(self, job: str) -> dict[str, Any]:
+        """The job, once it has ended."""
+        return until(lambda: (found := self.get(job)).get("endTime") and found, lambda: (self.get(job), self.said(job)))
+
+    def until_state(self, job: str, *states: str) -> dict[str, Any]:
+        return until(lambda: (found := self.get(job))["state"] in states and found, lambda: self.get(job))
+
+    def until_said(self, job: str, message: str) -> None:
+        until(lambda: message in self.said(job), lambda: (self.get(job), self.said(job)))
+
+    def entries(self, job: str, more: str = "") -> list[dict[str, Any]]:
+        """The whole log, page by page."""
+        found: list[dict[str, Any]] = []
+        ask = {
+            "resourceNames": [f"projects/{self.project}"],
+            "filter": f'(resource.type="ml_job" OR resource.type="cloudml_job") AND resource.labels.job_id="{job}"{more}',
+            "orderBy": "timestamp asc",
+            "pageSize": 1000,
+        }
+        token = ""
+        while True:
+            answer = self.call("POST", "/v2/entries:list", json={**ask, "pageToken": token})
+            assert answer.status_code == 200, answer.text
+            found += answer.json().get("entries", [])
+            token = answer.json().get("nextPageToken", "")
+            if not token:
+                return found
+
+    def said(self, job: str, task: str = "") -> list[str]:
+        """The messages of the log, of one task or of all."""
+        more = f' AND resource.labels.task_name="{task}"' if task else ""
+        return [entry["jsonPayload"]["message"] for entry in self.entries(job, more)]
+
+    def printed(self, job: str) -> list[str]:
+        """What the trainer itself printed."""
+        said = self.said(job, "master-replica-0")
+        start = next(index for index, line in enumerate(said) if line.startswith("Running command: "))
+        end = said.index("Module completed; cleaning up.") if "Module completed; cleaning up." in said else len(said)
+        return said[start + 1 : end]
+
+
+def until(true: Callable[[], Any], tell: Callable[[], object] = lambda: "", *, seconds: float = PATIENCE_S) -> Any:
+    """What `true` answers, once it is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := true():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"this did not come about within {seconds} s: {tell()}")
