@@ -42,7 +42,8 @@ $(UV): requirements/tools.lock
 	@touch $(UV)
 
 $(VENV)/.ready: $(UV) requirements/dev.lock pyproject.toml
+	@echo "Setting up Taxiway's own environment in $(VENV) ..."
 	@$(UV) venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
-	@$(UV) pip sync --python $(BIN)/python --require-hashes requirements/dev.lock
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@

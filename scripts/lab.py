@@ -77,7 +77,9 @@ class Show:
             step.took = time.monotonic() - step.began
             if self.live is None:
                 mark = "FAILED" if step.failed else "ok"
-                self.console.print(f"{step.took:6.1f} s  {mark:6} {step.name}  {step.detail}", highlight=False, soft_wrap=True)
+                self.console.print(
+                    f"{step.took:6.1f} s  {mark:6} {step.name}  {step.detail}", highlight=False, soft_wrap=True
+                )
 
     def __rich__(self) -> Table:
         grid = Table.grid(padding=(0, 1))
@@ -87,7 +89,9 @@ class Show:
         grid.add_column(overflow="fold")
         for step in self.steps:
             done = step.took is not None
-            mark = Text("✗", "bold red") if step.failed else Text("✓", "green") if done else Spinner("dots", style="cyan")
+            mark: Text | Spinner = Text("✓", "green") if done else Spinner("dots", style="cyan")
+            if step.failed:
+                mark = Text("✗", "bold red")
             seconds = step.took if step.took is not None else time.monotonic() - step.began
             detail = Table.grid(padding=(0, 1))
             bar = [ProgressBar(total=1, completed=step.share, width=24)] if step.share is not None and not done else []

@@ -91,7 +91,7 @@ def said(folder: Path) -> Iterator[Said]:
     """The lines that a replica left on the disk; a half-written last one is left out."""
     try:
         file = (folder / "said.jsonl").open("rb")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     with file, suppress(msgspec.DecodeError):
         for line in file:

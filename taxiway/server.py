@@ -370,8 +370,9 @@ def locked_home(configured: Settings) -> Iterator[None]:
                 f"Another server (pid {Path(configured.lock).read_text().strip() or 'unknown'}) runs on the home "
                 f"{configured.home}. Stop it first, or take another home with --home DIR."
             ) from error
-        os.truncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        with writing(configured.home):
+            os.truncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(handle)

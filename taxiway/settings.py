@@ -79,9 +79,8 @@ def read(environ: Mapping[str, str] | None = None, **flags: object) -> Settings:
     """
     environ = os.environ if environ is None else environ
     told = {name: value for name, value in environ.items() if name.startswith("TAXIWAY_") and name not in ELSEWHERE}
-    faults = [
-        (name, f"is no setting. There are: {', '.join(sorted(OFFERED))}.") for name in told if name not in OFFERED
-    ]
+    known = ", ".join(sorted([*OFFERED, *ELSEWHERE]))
+    faults = [(name, f"is no setting. There are: {known}.") for name in told if name not in OFFERED]
     values: dict[str, object] = {}
     for variable, setting in OFFERED.items():
         flag = flags.get(setting.name)

@@ -10,6 +10,7 @@ import sqlite3
 
 import msgspec
 import pytest
+from conftest import start
 from trainers import Lab, until
 
 from taxiway.compute import local
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.runtime
 COUNTS = """
 import sys, time
 from google.cloud import storage
-blob = storage.Client().bucket({bucket!r}).blob("count")
+blob = storage.Client().bucket({bucket!r}).blob({name!r})
 if blob.exists():
     sys.exit("a second run")
 for number in range({most}):
@@ -49,17 +50,20 @@ time.sleep({seconds})
 """
 
 
-@pytest.fixture
-def world(start_server, runtime_python):
-    return World(start_server)
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, runtime_python):
+    made = World(tmp_path_factory.mktemp("crash") / "home")
+    yield made
+    made.server.http.close()
+    assert made.server.stop() == 0
+    assert "Traceback" not in made.server.log
 
 
 class World:
     """A server that is killed and comes back, with a lab in it."""
 
-    def __init__(self, start_server):
-        self.start_server = start_server
-        self.server = start_server()
+    def __init__(self, home):
+        self.server = start(home)
         self.lab = Lab(lambda *call, **rest: self.server.call(*call, **rest), *self.names).open()
 
     @property
@@ -68,7 +72,7 @@ class World:
 
     def up(self, *flags):
         self.server.http.close()
-        self.server = self.start_server(self.server.home, *flags)
+        self.server = start(self.server.home, *flags)
 
     def agent(self, job):
         """(attempt, handle) of the replica that runs for a job."""
@@ -97,9 +101,10 @@ def attempt_job(home, attempt):
 
 
 def kill_rounds(world, rounds, rng):
-    most = 60 + 60 * rounds
+    most = 40 + 40 * rounds
     lab = world.lab
-    job = lab.submit(COUNTS.format(bucket=lab.bucket, most=most))
+    name = f"count-{rng.random()}"
+    job = lab.submit(COUNTS.format(bucket=lab.bucket, name=name, most=most))
     for _ in range(rounds):
         before = len(lab.said(job))
         until(lambda before=before: len(lab.said(job)) >= before + rng.randrange(30) or lab.get(job).get("endTime"))
@@ -108,7 +113,7 @@ def kill_rounds(world, rounds, rng):
     ended = lab.ended(job)
     assert ended["state"] == "SUCCEEDED", (ended, lab.said(job)[-5:])
     assert [line for line in lab.printed(job) if line.isdigit()] == [str(number) for number in range(most)]
-    assert lab.read("count") == str(most - 1).encode()
+    assert lab.read(name) == str(most - 1).encode()
     assert len(world.attempts(job)) == 1
     assert len([line for line in lab.said(job) if line.startswith("Running command: ")]) == 1
     stamps = [entry["timestamp"] for entry in lab.entries(job)]
@@ -215,7 +220,9 @@ def test_a_trainer_that_is_killed_from_outside_is_not_started_again(world):
 
 def test_a_job_whose_cancelling_was_cut_short_is_cancelled_by_the_next_server(world):
     lab = world.lab
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('here', flush=True)\ntime.sleep(600)"
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('here', flush=True)\ntime.sleep(600)"
+    )
     job = lab.submit(stubborn)
     lab.until_said(job, "here")
     attempt, _ = world.agent(job)
@@ -239,3 +246,15 @@ def test_what_an_earlier_server_could_not_clear_away_goes_at_the_next_start(worl
     world.up()
     assert list((world.server.home / "attempts").iterdir()) == []
     assert lab.get(job)["state"] == "SUCCEEDED"
+
+
+def test_our_own_failure_ends_the_job_as_internal_and_no_other(start_server, runtime_python):
+    server = start_server()
+    lab = Lab(server.call, server.project, server.address.service_agent).open()
+    (server.home / "attempts").touch()  # where replicas' folders should be
+    ended = lab.ended(lab.submit("print('hi')"))
+    assert ended["state"] == "FAILED"
+    assert ended["errorMessage"].startswith("INTERNAL: the service failed on this job")
+    assert "NotADirectoryError" in server.log
+    (server.home / "attempts").unlink()
+    assert lab.ended(lab.submit("print('hi')"))["state"] == "SUCCEEDED"

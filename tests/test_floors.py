@@ -1,4 +1,4 @@
-"""The house's floors: imports go downwards only, neighbours on one floor do not know each other, nothing goes in circles."""
+"""The floors: imports go downwards only, neighbours on one floor do not know each other, nothing goes in circles."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ FLOORS = [  # from the ground up; rooms that share a floor are neighbours
     {"server"},
 ]
 GROUND = FLOORS[0]
-APART = {"replica": GROUND, "runners": set(), "cli": {"errors", "names", "address"}}  # other processes: what they may import
+# Other processes, and what they may import.
+APART = {"replica": GROUND, "runners": set(), "cli": {"errors", "names", "address"}}
 EXCEPT = {"cli/host.py": GROUND | {"server"}, "__main__.py": {"cli"}}
 
 

@@ -37,7 +37,9 @@ def move(db, job, to, **rest):
 
 
 def said(db, job):
-    return [entry.message for entry in logs.page(db, [PROJECT], filters.sql(f'resource.labels.job_id="{job}"'), limit=99)]
+    return [
+        entry.message for entry in logs.page(db, [PROJECT], filters.sql(f'resource.labels.job_id="{job}"'), limit=99)
+    ]
 
 
 def test_a_job_is_queued_with_what_the_service_says_of_it(db):
@@ -54,7 +56,7 @@ def test_a_job_is_queued_with_what_the_service_says_of_it(db):
 def test_an_id_is_never_used_twice_even_when_its_job_has_ended(db):
     create(db, "a")
     queue.cancel(db, PROJECT, "a", now=2)
-    with pytest.raises(errors.AlreadyExists, match="Field: job.job_id .*'a' exists already in projects/rides-1"):
+    with pytest.raises(errors.AlreadyExists, match=r"Field: job.job_id .*'a' exists already in projects/rides-1"):
         create(db, "a")
     assert queue.get(db, PROJECT, "a").state is State.CANCELLED
 

@@ -144,7 +144,10 @@ def test_every_line_arrives_once_and_in_order_and_the_disk_is_empty_after(tmp_pa
     server = Server()
     log = words.Words(tmp_path, server)
     began = time.monotonic()
-    follow(log, [b"".join(b"line %d\n" % number for number in range(first, first + 100)) for first in range(0, 20_000, 100)])
+    follow(
+        log,
+        [b"".join(b"line %d\n" % number for number in range(first, first + 100)) for first in range(0, 20_000, 100)],
+    )
     log.close()
     assert [said.message for said in server.lines] == [f"line {number}" for number in range(20_000)]
     assert [said.seq for said in server.lines] == list(range(1, 20_001))

@@ -22,6 +22,7 @@ FILES = {
     "trainer/__init__.py": "",
     "trainer/task.py": "import sys\nexec(compile(sys.argv[sys.argv.index('--code') + 1], 'code.py', 'exec'))\n",
 }
+LINES = '(resource.type="ml_job" OR resource.type="cloudml_job")'  # as gcloud begins its filter
 PATIENCE_S = 100
 
 
@@ -118,7 +119,7 @@ class Lab:
         found: list[dict[str, Any]] = []
         ask = {
             "resourceNames": [f"projects/{self.project}"],
-            "filter": f'(resource.type="ml_job" OR resource.type="cloudml_job") AND resource.labels.job_id="{job}"{more}',
+            "filter": f'{LINES} AND resource.labels.job_id="{job}"{more}',
             "orderBy": "timestamp asc",
             "pageSize": 1000,
         }

@@ -1,4 +1,4 @@
-"""What a route's function gets, and what a row of the route table is."""
+"""One request: who sends it, its body, what a route's function gets of it, and what a row of the route table is."""
 
 from __future__ import annotations
 

@@ -24,6 +24,9 @@ from taxiway.cli import options, printing
 from taxiway.cli.printing import say
 
 Home = Annotated[Path | None, typer.Option(help="The server's folder (default: TAXIWAY_HOME, else ~/.taxiway).")]
+MaybeVersion = Annotated[
+    str | None, typer.Argument(help="Its runtimeVersion (default: that of a job that names none).")
+]
 Python = Annotated[str | None, typer.Option(help="The Python, such as 3.11 (default: the runtime's first one here).")]
 Version = Annotated[str, typer.Argument(help="The runtime version, such as 2.21.")]
 
@@ -94,9 +97,10 @@ def list_runtimes(format: options.Format = None) -> None:
 
 
 @runtimes.command(epilog=options.example("taxiway runtimes build 2.21 --python-version 3.11"))
-def build(version: Version, python_version: Python = None) -> None:
+def build(version: MaybeVersion = None, python_version: Python = None) -> None:
     """Build a runtime, so that the first job or version does not wait for it."""
     choice = environments.resolve(version, python_version)
+    version = choice.runtime.version
     if ready := environments.ready(choice):
         say(f"Runtime {version} for Python {choice.release} is built already.")
         typer.echo(str(ready))

@@ -68,8 +68,8 @@ class Database:
         return done.result()
 
     async def commit(self, work: Work[T]) -> T:
-        """`write` for a caller on the event loop. A caller that is cancelled does not undo the write."""
-        return await asyncio.shield(asyncio.wrap_future(self._submit(work)))
+        """`write` for a caller on the event loop."""
+        return await asyncio.wrap_future(self._submit(work))
 
     def close(self) -> None:
         """Finish what waits, then let go of the file."""

@@ -30,6 +30,7 @@ from taxiway.replica.words import Words
 log = logging.getLogger(__name__)
 
 BEAT_S = 2.0
+LOOK_S = 0.005
 GRACE_S = 3.0  # between SIGTERM and SIGKILL for the user's code
 DRAIN_S = 60.0  # for the last lines in a pipe whose writers are all dead
 DOWNLOAD_PACE_S = 10.0  # between two words on how far a download is
@@ -226,13 +227,25 @@ class Agent:
 
 
 def end_family() -> None:
-    """Kill every process below this one; as their reaper we see them all."""
+    """Kill every process below this one; as their reaper we see them all.
+
+    None is waited for (waitpid): how a child ended is for its own Popen to learn, which takes a status that somebody
+    else took for success, and would so believe that a build that was killed is done.
+    """
     deadline = time.monotonic() + GRACE_S
-    while (family := psutil.Process().children(recursive=True)) and time.monotonic() < deadline:
+    while (family := [each for each in psutil.Process().children(recursive=True) if _runs(each)]) and (
+        time.monotonic() < deadline
+    ):
         for each in family:
             with suppress(psutil.Error):
                 each.kill()
-        psutil.wait_procs(family, timeout=GRACE_S / 10)  # then look again: one may have forked meanwhile
+        time.sleep(LOOK_S)  # then look again: one may have forked meanwhile
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def last_words(task: str, code: int, stderr: list[str]) -> str:

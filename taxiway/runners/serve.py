@@ -115,6 +115,7 @@ def keep_stdout_for_ourselves():
     """Send whatever the model's code prints to stderr, and return the real stdout's descriptor."""
     kept = os.dup(1)
     os.dup2(2, 1)
+    sys.stdout = sys.stderr  # one buffer for both: what was printed first stands first
     return kept
 
 

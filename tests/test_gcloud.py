@@ -1,0 +1,114 @@
+"""gcloud as it is, with the settings that `taxiway env` prints: the lab's commands for models and predictions."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import uuid
+
+import pytest
+import saved_models
+
+pytestmark = pytest.mark.skipif(not shutil.which("gcloud"), reason="gcloud is not installed here")
+
+
+@pytest.fixture(scope="module")
+def gcloud(server, tmp_path_factory):
+    """Runs one gcloud command in a shell that has evaluated `taxiway env`; answers its stdout."""
+    told = subprocess.run(
+        [sys.executable, "-m", "taxiway", "env", "--home", str(server.home)], capture_output=True, text=True, check=True
+    ).stdout
+    exported = dict(shlex.split(line)[1].partition("=")[::2] for line in told.splitlines())
+    environ = {
+        **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+        **exported,
+        "CLOUDSDK_CONFIG": str(tmp_path_factory.mktemp("gcloud")),
+        "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+    }
+
+    def run(*words, ok=True):
+        ended = subprocess.run(["gcloud", *words], capture_output=True, text=True, env=environ, timeout=200)
+        assert (ended.returncode == 0) == ok, ended.stderr
+        assert "Traceback" not in ended.stderr, ended.stderr
+        return ended.stdout if ok else ended.stderr
+
+    return run
+
+
+def named(listed):
+    return [each["name"].rpartition("/")[2] for each in json.loads(listed)]
+
+
+def test_the_project_is_the_servers(gcloud, server):
+    told = json.loads(gcloud("projects", "describe", server.project, "--format=json"))
+    assert told["projectId"] == server.project
+    assert told["projectNumber"] == str(server.address.project_number)
+    assert gcloud("config", "get-value", "project").strip() == server.project
+    assert gcloud("auth", "print-access-token").strip() == server.token
+
+
+def test_the_labs_settings_can_be_set(gcloud, server):
+    gcloud("config", "set", "project", server.project)
+    gcloud("config", "set", "compute/region", "us-central1")
+
+
+def test_refusals_are_told_as_gcloud_tells_them(gcloud):
+    assert "NOT_FOUND" in gcloud("ai-platform", "models", "describe", "no_such_model", ok=False)
+    told = gcloud("ai-platform", "models", "create", "9to5", "--regions=us-central1", ok=False)
+    assert "INVALID_ARGUMENT" in told
+    assert "model.name" in told
+
+
+def test_jobs_are_listed(gcloud):
+    assert json.loads(gcloud("ai-platform", "jobs", "list", "--format=json")) == []
+
+
+@pytest.mark.runtime
+def test_a_model_goes_its_whole_way(gcloud, server, runtime_python, tmp_path, tmp_path_factory):
+    folder = saved_models.fares(runtime_python, tmp_path_factory.getbasetemp())
+    mark = uuid.uuid4().hex[:8]
+    model, bucket = f"taxi_{mark}", f"gs://gcloud-{mark}"
+    agent = f"serviceAccount:{server.address.service_agent}"
+    gcloud("storage", "buckets", "create", bucket, "--location=us-central1")
+    role = "--role=roles/storage.objectViewer"
+    gcloud("storage", "buckets", "add-iam-policy-binding", bucket, f"--member={agent}", role)
+    gcloud("storage", "cp", "-r", str(folder / "one"), str(folder / "two"), bucket)
+
+    gcloud("ai-platform", "models", "create", model, "--regions=us-central1")
+    assert model in named(gcloud("ai-platform", "models", "list", "--format=json"))
+    of_model = f"--model={model}"
+    common = ("--runtime-version=2.21", "--framework=tensorflow", "--python-version=3.11")
+    gcloud("ai-platform", "versions", "create", "v1", of_model, f"--origin={bucket}/one", *common)
+    gcloud("ai-platform", "versions", "create", "v2", of_model, f"--origin={bucket}/two/", *common)
+    told = json.loads(gcloud("ai-platform", "versions", "describe", "v1", of_model, "--format=json"))
+    assert (told["state"], told["isDefault"], told["runtimeVersion"]) == ("READY", True, "2.21")
+    assert named(gcloud("ai-platform", "versions", "list", of_model, "--format=json")) == ["v1", "v2"]
+
+    rides = tmp_path / "rides.json"
+    rides.write_text('{"miles": 3, "passengers": 1}\n{"miles": 10.0, "passengers": 2}\n')
+
+    def fares(*words):
+        words = ("ai-platform", "predict", of_model, f"--json-instances={rides}", *words, "--format=json")
+        return [round(each["fare"], 3) for each in json.loads(gcloud(*words))["predictions"]]
+
+    assert fares() == [5.5, 12.5]
+    assert fares("--version=v2") == [8.5, 22.5]
+    gcloud("ai-platform", "versions", "set-default", "v2", of_model)
+    assert fares() == [8.5, 22.5]
+    table = gcloud("ai-platform", "predict", of_model, f"--json-instances={rides}")
+    assert table.split() == ["FARE", "8.5", "22.5"]
+
+    described = json.loads(gcloud("ai-platform", "models", "describe", model, "--format=json"))
+    assert described["defaultVersion"]["name"].endswith("/versions/v2")
+    operations = json.loads(gcloud("ai-platform", "operations", "list", "--format=json"))
+    assert {"CREATE_VERSION"} <= {each["metadata"]["operationType"] for each in operations}
+    gcloud("ai-platform", "operations", "describe", operations[0]["name"].rpartition("/")[2])
+
+    gcloud("ai-platform", "versions", "delete", "v1", of_model)
+    gcloud("ai-platform", "versions", "delete", "v2", of_model)
+    gcloud("ai-platform", "models", "delete", model)
+    assert model not in named(gcloud("ai-platform", "models", "list", "--format=json"))
