@@ -90,7 +90,7 @@ class Metadata:
                 "Choose another port (0 takes a free one)."
             ) from e
         self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="metadata", daemon=True
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="metadata", daemon=True
         )
         self._thread.start()
         return int(self._server.server_address[1])

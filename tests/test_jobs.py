@@ -332,10 +332,10 @@ def test_a_job_is_cancelled_while_its_environment_is_built_and_nobody_takes_that
     builders = tmp_path / "builders"
     slow = f"import os, time\nprint(os.getpid(), file=open({str(builders)!r}, 'a'), flush=True)\ntime.sleep(600)\n"
     uri = lab.put("slow-0.1.tar.gz", sdist({"setup.py": slow, "trainer/__init__.py": ""}))
-    for time_ in (1, 2):
+    for count in (1, 2):
         job = lab.submit("", packageUris=[uri])
-        until(lambda time_=time_: builders.exists() and len(builders.read_text().splitlines()) == time_)
-        assert "Installing slow-0.1.tar.gz." in lab.said(job)
+        until(lambda count=count: builders.exists() and len(builders.read_text().splitlines()) == count)
+        lab.until_said(job, "Installing slow-0.1.tar.gz.")
         assert lab.get(job)["state"] == "PREPARING"
         lab.cancel(job)
         assert lab.ended(job)["state"] == "CANCELLED", lab.said(job)

@@ -164,6 +164,13 @@ def test_stop_ends_the_whole_family_whatever_it_did_to_get_away(engine, attempt)
             each.wait()
 
 
+def test_a_replica_whose_folder_is_cleared_away_ends_by_itself(engine, attempt):
+    handle = engine.start(attempt, "token")
+    engine.clear("a1")
+    until(lambda: engine.poll(handle))
+    assert local.strays("a1") == []
+
+
 def test_stop_of_what_is_gone_or_never_was_is_no_fault(engine, attempt):
     handle = engine.start(attempt, "token")
     for _ in range(2):

@@ -126,9 +126,18 @@ class Wire:
                     if time.monotonic() - broken_since > BROKEN_S:
                         raise told
             except (OSError, http.client.HTTPException, ValueError):
-                self.order = Order.read(self.folder)  # a server that came back elsewhere has written where
+                self._look_for_the_server()
             self.given_up.wait(pause)
         raise errors.Unavailable("The server did not come back.")
+
+    def _look_for_the_server(self) -> None:
+        """One that came back on another port has written it into the order. Raises FailedPrecondition without order."""
+        try:
+            self.order = Order.read(self.folder)
+        except FileNotFoundError as error:
+            raise errors.FailedPrecondition(
+                f"The folder {self.folder} was cleared away: the attempt is over."
+            ) from error
 
     def _connection(self) -> http.client.HTTPConnection:
         where = urlsplit(self.order.url)

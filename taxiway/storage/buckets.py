@@ -193,7 +193,7 @@ def checked_location(text: str) -> tuple[str, str]:
     try:
         if text.lower() == "global":
             raise errors.InvalidArgument("global is no place for a bucket.")
-        names.region(text.lower(), "location")
+        names.location(text.lower(), "location")
     except errors.InvalidArgument as error:
         fault = (
             f"The specified location constraint is not valid: {text!r}. Expected a region such as us-central1, or one "
