@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from taxiway import address, environments
@@ -94,13 +96,23 @@ def start(home: Path, *flags: str) -> Server:
     raise AssertionError(f"the server did not start: {(home.parent / f'{home.name}.log').read_text()}")
 
 
+def end_replicas(home: Path) -> None:
+    """What a failed test left running: a replica goes on without its server, and would wait for it for a day."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if str(home) in " ".join(process.cmdline()):
+                process.kill()
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests that only use it."""
     running = start(tmp_path_factory.mktemp("server") / "home")
     yield running
     running.http.close()
-    assert running.stop() == 0, running.log
+    ended = running.stop()
+    end_replicas(running.home)
+    assert ended == 0, running.log
     assert "Traceback" not in running.log, running.log
 
 
@@ -118,6 +130,7 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
         each.http.close()
         if each.process.poll() is None:
             each.stop()
+        end_replicas(each.home)
 
 
 @pytest.fixture

@@ -9,9 +9,12 @@ import shutil
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 
 import pytest
 import saved_models
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "taxifare"
 
 pytestmark = pytest.mark.skipif(not shutil.which("gcloud"), reason="gcloud is not installed here")
 
@@ -112,3 +115,39 @@ def test_a_model_goes_its_whole_way(gcloud, server, runtime_python, tmp_path, tm
     gcloud("ai-platform", "versions", "delete", "v2", of_model)
     gcloud("ai-platform", "models", "delete", model)
     assert model not in named(gcloud("ai-platform", "models", "list", "--format=json"))
+
+
+@pytest.mark.runtime
+def test_gcloud_alone_goes_the_whole_way_from_a_package_to_a_fare(gcloud, server, runtime_python, tmp_path):
+    """The lab of 2018, by the commands that it used."""
+    maker = [sys.executable, str(EXAMPLE / "taxifare_data.py"), "--rows", "2000", "--output", str(tmp_path)]
+    subprocess.run(maker, check=True, capture_output=True)
+    bucket, job, model = (
+        f"gs://lab-{uuid.uuid4().hex[:8]}",
+        f"fares_{uuid.uuid4().hex[:8]}",
+        f"m_{uuid.uuid4().hex[:8]}",
+    )
+    gcloud("storage", "buckets", "create", bucket, "--location=us-central1")
+    gcloud("storage", "cp", f"{tmp_path}/taxi-train.csv", f"{tmp_path}/taxi-valid.csv", f"{bucket}/data/")
+    submit = [
+        *("ai-platform", "jobs", "submit", "training", job, "--region=us-central1", "--scale-tier=BASIC"),
+        *("--module-name=trainer.task", f"--package-path={EXAMPLE / 'trainer'}", "--runtime-version=2.21"),
+        *("--python-version=3.11", f"--job-dir={bucket}/{job}", f"--staging-bucket={bucket}", "--"),
+        *(f"--train_data_paths={bucket}/data/taxi-train*", f"--eval_data_paths={bucket}/data/taxi-valid*"),
+        *(f"--output_dir={bucket}/{job}", "--train_steps=300"),
+    ]
+    assert "add-iam-policy-binding" in gcloud(*submit, ok=False)
+    for role in ("roles/storage.objectAdmin", "roles/storage.legacyBucketReader"):
+        member = f"--member=serviceAccount:{server.address.service_agent}"
+        gcloud("storage", "buckets", "add-iam-policy-binding", bucket, member, f"--role={role}")
+    gcloud(*submit)
+    lines = gcloud("ai-platform", "jobs", "stream-logs", job, "--polling-interval=1")
+    assert "step 300/300" in lines
+    assert json.loads(gcloud("ai-platform", "jobs", "describe", job, "--format=json"))["state"] == "SUCCEEDED"
+    origin = gcloud("storage", "ls", f"{bucket}/{job}/export/exporter/").split()[-1]
+    gcloud("ai-platform", "models", "create", model, "--regions=us-central1")
+    version = ("ai-platform", "versions", "create", "v1", f"--model={model}", f"--origin={origin}")
+    gcloud(*version, "--runtime-version=2.21", "--python-version=3.11", "--framework=tensorflow")
+    asked = ("ai-platform", "predict", f"--model={model}", f"--json-instances={EXAMPLE / 'test.json'}")
+    ((fare,),) = [each["predictions"] for each in json.loads(gcloud(*asked, "--format=json"))["predictions"]]
+    assert 5 < fare < 100
