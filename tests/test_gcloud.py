@@ -66,8 +66,13 @@ def test_refusals_are_told_as_gcloud_tells_them(gcloud):
     assert "model.name" in told
 
 
-def test_jobs_are_listed(gcloud):
-    assert json.loads(gcloud("ai-platform", "jobs", "list", "--format=json")) == []
+def test_jobs_are_listed(gcloud, server):
+    held = server.call("GET", f"/v1/projects/{server.project}/jobs?pageSize=100").json().get("jobs", [])
+    assert named_jobs(json.loads(gcloud("ai-platform", "jobs", "list", "--format=json"))) == named_jobs(held)
+
+
+def named_jobs(jobs):
+    return [each["jobId"] for each in jobs]
 
 
 @pytest.mark.runtime
