@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
-from taxiway import errors
+from taxiway import errors, files
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,9 +36,4 @@ def read(home: Path) -> Address:
 
 def write(home: Path, address: Address) -> None:
     """Replace the file in one step: a reader sees the old address or the new one, never half of it."""
-    fresh = home / f"server.json.{os.getpid()}"
-    with fresh.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(address), indent=2))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(home / "server.json")
+    files.replace(home / "server.json", msgspec.json.format(msgspec.json.encode(address), indent=2))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 import ipaddress
-import os
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from taxiway import errors
+from taxiway import errors, files
 
 DNS_NAMES = ("googleapis.com", "accounts.google.com", "metadata.google.internal", "localhost")
 """What the authority may vouch for; a name permits its subdomains (RFC 5280, 4.2.1.10)."""
@@ -96,6 +95,8 @@ def create(folder: Path, now: float) -> Paths:
     today = datetime.fromtimestamp(now, timezone.utc)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for half in folder.glob("*.new"):  # of a start that died
+            half.unlink()
         ca_key = _key(paths.ca_key)
         ca_cert = _load_cert(paths.ca_cert)
         if ca_cert is None or not _holds(ca_cert, ca_key, ca_cert, today):
@@ -284,17 +285,4 @@ def _system_candidates() -> Iterator[Path]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Puts `content` at `path`, whole or not at all, also if the machine loses power; mode 0600 for a key."""
-    mode = 0o600 if path.suffix == ".key" else 0o644
-    fresh = path.with_name(path.name + ".new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    files.replace(path, content, 0o600 if path.suffix == ".key" else 0o644)

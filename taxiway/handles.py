@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import psutil
+
+from taxiway import files
 
 # In the environment of everything that a replica starts: how its strays are found. Not a name of ours (TAXIWAY_...),
 # because those are kept from the setup.py of a stranger's package, which must be found as well.
@@ -100,12 +101,7 @@ def said(folder: Path) -> Iterator[Said]:
 
 def save(path: Path, value: msgspec.Struct) -> None:
     """Write a file that only its owner may read, whole and on the disk before it has its name."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(msgspec.json.encode(value))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
+    files.replace(path, msgspec.json.encode(value))
 
 
 def start_time(pid: int) -> float:

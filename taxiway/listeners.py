@@ -151,6 +151,30 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
+def bound(host: str, port: int, *, fixed: bool) -> socket.socket:
+    """A listening socket on the port; on a free one if that is taken and was not asked for (`fixed`)."""
+    try:
+        return listen(host, port)
+    except errors.FailedPrecondition:
+        if fixed or not port:
+            raise
+        return listen(host, 0)
+
+
+def free_port(wanted: int) -> int:
+    """`wanted` if nobody listens there, else a free port."""
+    sock = bound("127.0.0.1", wanted, fixed=False)
+    port = int(sock.getsockname()[1])
+    sock.close()
+    return port
+
+
+def reachable(host: str) -> str:
+    """Where a client on this machine finds what listens on `host`, as a part of a URL."""
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Runs `main` in an event loop of its own: uvloop's where it is installed."""
     return asyncio.run(main) if uvloop is None else uvloop.run(main)  # type: ignore[redundant-expr]

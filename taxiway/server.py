@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
+import gc
 import logging
 import os
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
-import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -27,14 +25,14 @@ from starlette.routing import Route as Endpoint
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
-from taxiway import address, authority, errors, listeners, tunnel
+from taxiway import address, authority, errors, household, listeners, tunnel
 from taxiway.api import discovery, home, iam, logs, ml, predict, replicas, storage, wire
 from taxiway.api.call import ANYONE, REPLICA, SIGNED_IN, Call, Route, caller, whole_body
 from taxiway.compute import local
 from taxiway.db import migrate
 from taxiway.db.database import Database
 from taxiway.house import House
-from taxiway.iam import keys, members, projects
+from taxiway.iam import keys, projects
 from taxiway.iam.access import Access
 from taxiway.iam.keys import Keys
 from taxiway.iam.members import NOBODY
@@ -84,18 +82,22 @@ class Row:
             )
         if scope["scheme"] == "https":  # TensorFlow looks for Location and Range, and not for location and range
             answer.raw_headers = [(name.title(), value) for name, value in answer.raw_headers]
+        # What came together is worked on in one go, and then answered: each answer wakes its client, and the next
+        # request's code would start with cold caches (measured with 16 connections: half as many requests again).
+        await asyncio.sleep(0)
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
+        scope = request.scope
         made = Call(
             house=self.house,
             who=NOBODY,
             path={name: unquote(value) for name, value in request.path_params.items()},
-            query=dict(request.query_params),
+            query=dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)),
             request=request,
             body=None,
             now=time.time(),
-            base=f"{request.url.scheme}://{request.headers.get('host', request.url.netloc)}",
+            base=f"{scope['scheme']}://{request.headers.get('host') or request.url.netloc}",
         )
         if self.streams:
             if not self._remembered(made):
@@ -248,13 +250,13 @@ def run(configured: Settings, announce: Callable[[address.Address], None]) -> No
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for noisy in ("httpx", "alembic", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    with locked_home(configured):
+    with household.locked(configured):
         before = _last_address(configured.home)
         wanted = configured.port or _port(before.url if before else "")
-        plain = bound(configured.host, wanted, fixed=configured.port > 0)
-        secure = bound("127.0.0.1", before.tls_port if before else 0, fixed=False)
-        proxy_port = free_port(before.proxy_port if before else 0)
-        with writing(configured.home):
+        plain = listeners.bound(configured.host, wanted, fixed=configured.port > 0)
+        secure = listeners.bound("127.0.0.1", before.tls_port if before else 0, fixed=False)
+        proxy_port = listeners.free_port(before.proxy_port if before else 0)
+        with household.writing(configured.home):
             house, located = open_house(configured, plain, secure, proxy_port)
         try:
             listeners.run(_serve(house, located, plain, secure, announce))
@@ -272,8 +274,8 @@ def open_house(
     migrate.upgrade(configured.database)
     db = Database(configured.database)
     held = keys.load(configured.keys)
-    url = f"http://{reachable(configured.host)}:{plain.getsockname()[1]}"
-    project = first_project(db, configured, now)
+    url = f"http://{listeners.reachable(configured.host)}:{plain.getsockname()[1]}"
+    project = household.first_project(db, configured, now)
     located = address.Address(
         pid=os.getpid(),
         url=url,
@@ -281,7 +283,7 @@ def open_house(
         proxy_port=proxy_port,
         project=project.id,
         project_number=project.number,
-        owner=owner_email(project.id),
+        owner=household.owner_email(project.id),
         service_agent=projects.service_agent(project.number),
         access_token=str(configured.credentials / "access_token"),
         key=str(configured.credentials / "key.json"),
@@ -301,7 +303,7 @@ def open_house(
         deployments=Deployments(db, held, engine, kept),
         worker=Worker(db, held, engine, configured),
     )
-    write_credentials(house, located)
+    household.write_credentials(db, held, located)
     return house, located
 
 
@@ -328,7 +330,9 @@ async def _serve(
     try:
         await asyncio.wait({serving, started}, return_when=asyncio.FIRST_COMPLETED)
         if started.done():
-            with writing(house.settings.home):
+            gc.collect()
+            gc.freeze()  # what was built to start stays; looking through it again and again is what made pauses
+            with household.writing(house.settings.home):
                 address.write(house.settings.home, located)
             announce(located)
         await ended.wait()
@@ -347,71 +351,9 @@ async def _renew(held: Keys, located: address.Address, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
         try:
-            await run_in_threadpool(write_token, held, located)
+            await run_in_threadpool(household.write_token, held, located)
         except OSError as error:
             log.warning("%s could not be renewed (%s); trying again", located.access_token, error.strerror)
-
-
-# --- the home ---
-
-
-@contextmanager
-def locked_home(configured: Settings) -> Iterator[None]:
-    """One server a home: an flock that the kernel lets go of however we end."""
-    with writing(configured.home):
-        for folder in (configured.home, configured.credentials, configured.blobs, configured.uploads):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(configured.lock, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise errors.FailedPrecondition(
-                f"Another server (pid {Path(configured.lock).read_text().strip() or 'unknown'}) runs on the home "
-                f"{configured.home}. Stop it first, or take another home with --home DIR."
-            ) from error
-        with writing(configured.home):
-            os.truncate(handle, 0)
-            os.pwrite(handle, str(os.getpid()).encode(), 0)
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def writing(home: Path) -> Iterator[None]:
-    """Tells what goes wrong with the home's files. Raises StorageFull."""
-    try:
-        yield
-    except OSError as error:
-        raise errors.StorageFull(
-            f"The home {home} cannot be written: {error.strerror or error}. Free or unlock it, or take another with "
-            "--home DIR."
-        ) from error
-
-
-def reachable(host: str) -> str:
-    """Where a client on this machine finds what listens on `host`, as a part of a URL."""
-    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{host}]" if ":" in host else host
-
-
-def bound(host: str, port: int, *, fixed: bool) -> socket.socket:
-    """A listening socket on the port; on a free one if that is taken and was not asked for (`fixed`)."""
-    try:
-        return listeners.listen(host, port)
-    except errors.FailedPrecondition:
-        if fixed or not port:
-            raise
-        return listeners.listen(host, 0)
-
-
-def free_port(wanted: int) -> int:
-    """`wanted` if nobody listens there, else a free port."""
-    sock = bound("127.0.0.1", wanted, fixed=False)
-    port = int(sock.getsockname()[1])
-    sock.close()
-    return port
 
 
 def _last_address(folder: Path) -> address.Address | None:
@@ -423,73 +365,3 @@ def _last_address(folder: Path) -> address.Address | None:
 
 def _port(url: str) -> int:
     return int(url.rpartition(":")[2] or 0)
-
-
-def owner_email(project: str) -> str:
-    return f"owner@{project}.localhost"
-
-
-def owner_account(project: str) -> str:
-    return projects.account_email(project, "owner")
-
-
-def first_project(db: Database, configured: Settings, now: float) -> projects.Project:
-    """The home's own project; made with its owner, and a service account with the owner's rights."""
-    every = projects.every(db)
-    if every:
-        return min(every, key=lambda each: each.created)
-    account = owner_account(configured.project)
-    owners = [members.of_email(owner_email(configured.project)), members.of_email(account)]
-
-    def make(tx: sa.Connection) -> projects.Project:
-        made = projects.create(tx, configured.project, owners=owners, now=now)
-        projects.create_account(tx, made.id, account, "The owner, for Google's client libraries", now=now)
-        return made
-
-    return db.write(make)
-
-
-def write_credentials(house: House, located: address.Address) -> None:
-    """What `taxiway env` points clients at: the token, the key (with the token_uri of today), gsutil's settings."""
-    write_token(house.keys, located)
-    write_key(house.db, located)
-    boto = (
-        f"[Credentials]\ngs_service_key_file = {located.key}\ngs_json_host = 127.0.0.1\n"
-        f"gs_json_port = {located.tls_port}\n\n"
-        f"[OAuth2]\nprovider_token_uri = https://127.0.0.1:{located.tls_port}/token\n\n"
-        f"[Boto]\nca_certificates_file = {located.bundle}\n\n"
-        f"[GSUtil]\ndefault_project_id = {located.project}\n"
-    )
-    write_secret(Path(located.boto), boto.encode())
-
-
-def write_token(held: Keys, located: address.Address) -> None:
-    token = held.access_token(members.of_email(located.owner), now=time.time())
-    write_secret(Path(located.access_token), token.encode())
-
-
-def write_key(db: Database, located: address.Address) -> None:
-    """The owner's key file; the same key for as long as the file and the database both have it."""
-    path, token_uri = Path(located.key), f"{located.url}/token"
-    try:
-        key = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-    except (FileNotFoundError, msgspec.DecodeError):
-        key = {}
-    if not keys.has_key(db, key.get("private_key_id", "")):
-        email = owner_account(located.project)
-        key = db.write(lambda tx: keys.create_key(tx, email, token_uri="", now=time.time()))
-    if key.get("token_uri") != token_uri:
-        key |= {"token_uri": token_uri, "auth_uri": f"{located.url}/auth"}
-        write_secret(path, msgspec.json.format(msgspec.json.encode(key), indent=2))
-
-
-def write_secret(path: Path, content: bytes) -> None:
-    """Replace a file that only its owner may read, in one step."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    with suppress(FileNotFoundError):
-        fresh.unlink()
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)

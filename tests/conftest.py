@@ -16,10 +16,11 @@ import httpx
 import psutil
 import pytest
 
-from taxiway import address, environments
+from taxiway import address
 from taxiway.address import Address
 from taxiway.db import migrate
 from taxiway.db.database import Database
+from taxiway.environments import runtimes
 
 ROOT = Path(__file__).parent.parent
 START_S = 60
@@ -163,4 +164,4 @@ def run_cli(server: Server, *words: str, **rest: object) -> subprocess.Completed
 @pytest.fixture(scope="session")
 def runtime_python() -> Path:
     """The interpreter of the default runtime (TensorFlow); built once, `make setup` does it beforehand."""
-    return environments.build_runtime(environments.resolve(None, None))
+    return runtimes.build(runtimes.resolve(None, None))

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from taxiway import environments, errors
+from taxiway import errors
+from taxiway.environments import folders, layers, progress, runtimes, uv
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 NO_INIT = "Put an empty __init__.py"
@@ -85,7 +86,7 @@ def runtime(wheelhouse, tmp_path_factory):
         if name in ("setuptools", "packaging") or (name, version) == ("tiny", "1.0"):
             rows.append(f"{name}=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n")
     lock.write_text("".join(rows))
-    return environments.Runtime("0.1", (HERE,), lock, provides={"giant": "tiny"})
+    return runtimes.Runtime("0.1", (HERE,), lock, provides={"giant": "tiny"})
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def choice(runtime, wheelhouse, shared_cache, monkeypatch):
     """The tiny runtime on this Python, in a cache that the tests of this file share, without a network."""
     monkeypatch.setenv("TAXIWAY_WHEELHOUSE", str(wheelhouse))
     monkeypatch.setenv("TAXIWAY_CACHE", str(shared_cache))
-    return environments.choose(runtime, HERE)
+    return runtimes.choose(runtime, HERE)
 
 
 @pytest.fixture
@@ -112,123 +113,35 @@ def run(python, code):
     return subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True, cwd="/").stdout.strip()
 
 
-# --- what is offered
-
-
-def test_the_default_runtime_is_offered_and_every_lock_names_no_host():
-    assert environments.default() in environments.table()
-    for runtime in environments.table().values():
-        text = runtime.lock.read_text()
-        assert "://" not in text
-        assert all(f"\n{needed}==" in text for needed in ("setuptools", "wheel", "packaging"))
-        assert all(f"\n{other}==" in text for other in runtime.provides.values())
-
-
-def test_an_unknown_runtime_is_refused_with_what_is_offered():
-    with pytest.raises(errors.InvalidArgument, match=r"runtimeVersion.*'9\.9'.*2\.21") as caught:
-        environments.resolve("9.9", None)
-    assert [name for name, _ in caught.value.faults] == ["runtimeVersion"]
-
-
-@pytest.mark.parametrize("python", ["2.7", "3", "3.11.7", "x"])
-def test_a_python_that_the_runtime_does_not_offer_is_refused_with_those_it_does(python):
-    with pytest.raises(errors.InvalidArgument, match=r"pythonVersion.*3\.11, 3\.12") as caught:
-        environments.resolve("2.21", python)
-    assert [name for name, _ in caught.value.faults] == ["pythonVersion"]
-
-
-def test_a_python_that_this_machine_lacks_is_refused_with_where_to_name_one(runtime):
-    absent = environments.Runtime("0.1", ("3.99",), runtime.lock)
-    with pytest.raises(errors.InvalidArgument, match=r"Python 3\.99 was not found.*TAXIWAY_PYTHONS"):
-        environments.choose(absent, None)
-
-
-def test_an_unset_python_is_the_first_preferred_one_that_is_here(runtime):
-    some = environments.Runtime("0.1", ("3.99", HERE), runtime.lock)
-    assert environments.choose(some, None).python == HERE
-    assert environments.choose(some, "").release == ".".join(map(str, sys.version_info[:3]))
-
-
-# --- the Pythons of this machine
-
-
-@pytest.fixture
-def nowhere(tmp_path, monkeypatch):
-    """No Python but the running one is to be found by chance."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
-    return tmp_path
-
-
-def impostor(path, version):
-    """A program that says it is a Python of that release."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\necho {version}\n")
-    path.chmod(0o755)
-    return path
-
-
-def test_the_running_python_is_found_whatever_the_home_and_path(nowhere):
-    found = environments.find_python(HERE)
-    assert found is not None
-    assert not found.is_relative_to(nowhere)
-
-
-@pytest.mark.parametrize("given", ["python3.98", "", "bin/..", "versions"])
-def test_a_python_is_found_in_what_taxiway_pythons_names(nowhere, monkeypatch, given):
-    impostor(nowhere / "python3.98", "3.98.1")
-    impostor(nowhere / "bin/python3.98", "3.98.1")
-    impostor(nowhere / "versions/3.98.1/bin/python3.98", "3.98.1")
-    monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setenv("TAXIWAY_PYTHONS", f"/nonexistent:{nowhere / given}")
-    assert environments.find_python("3.98") is not None
-
-
-def test_the_newest_release_of_a_version_folder_is_taken(nowhere):
-    for release in ("3.98.9", "3.98.10", "3.98.2"):
-        impostor(nowhere / f"versions/{release}/bin/python3.98", release)
-    assert environments.find_python("3.98") == nowhere / "versions/3.98.10/bin/python3.98"
-
-
-def test_a_shim_that_does_not_run_is_passed_over(nowhere, monkeypatch):
-    shim = impostor(nowhere / "shims/python3.98", "3.98.1")
-    shim.write_text("#!/bin/sh\necho 'command not found' >&2\nexit 127\n")
-    impostor(nowhere / "liar/python3.98", "3.97.0")
-    real = impostor(nowhere / "real/python3.98", "3.98.1")
-    monkeypatch.setenv("PATH", f"{shim.parent}:{nowhere / 'liar'}:{real.parent}")
-    assert environments.find_python("3.98") == real
-
-
 # --- building once
 
 
 def test_a_runtime_is_built_with_its_lock_and_then_is_there(fresh):
     told = []
-    assert environments.ready(fresh) is None
-    assert environments.built() == []
-    python = environments.build_runtime(fresh, told.append)
+    assert runtimes.ready(fresh) is None
+    assert runtimes.built() == []
+    python = runtimes.build(fresh, told.append)
     assert run(python, "import tiny, setuptools; print(tiny.WORD)") == "tiny 1.0"
     assert {"install", "compile"} <= {progress.stage for progress in told}
-    assert environments.ready(fresh) == python
-    assert environments.built() == [environments.Built("0.1", HERE, fresh.release, python)]
+    assert runtimes.ready(fresh) == python
+    assert runtimes.built() == [runtimes.Built("0.1", HERE, fresh.release, python)]
     told.clear()
-    assert environments.build_runtime(fresh, told.append) == python
+    assert runtimes.build(fresh, told.append) == python
     assert told == []
 
 
 BUILDER = """
 import os, signal, sys
 from pathlib import Path
-from taxiway import environments
+from taxiway.environments import runtimes
 
 def say(progress):
     print(progress.stage, flush=True)
     if sys.argv[3:] == ["die"]:
         os.kill(os.getpid(), signal.SIGKILL)
 
-runtime = environments.Runtime("0.1", (sys.argv[1],), Path(sys.argv[2]))
-environments.build_runtime(environments.choose(runtime, None), say)
+runtime = runtimes.Runtime("0.1", (sys.argv[1],), Path(sys.argv[2]))
+runtimes.build(runtimes.choose(runtime, None), say)
 print("done", flush=True)
 """
 
@@ -243,38 +156,38 @@ def test_two_processes_that_want_the_same_runtime_build_it_once(fresh):
     said = [process.communicate()[0].split() for process in both]
     assert [lines[-1] for lines in said] == ["done", "done"]
     assert sum("compile" in lines for lines in said) == 1
-    assert environments.ready(fresh)
+    assert runtimes.ready(fresh)
 
 
 def test_a_builder_that_is_killed_leaves_nothing_that_the_next_one_trusts(fresh):
     killed = builder(fresh, "die")
     assert "done" not in killed.communicate()[0]
-    assert environments.ready(fresh) is None
-    python = environments.build_runtime(fresh)
+    assert runtimes.ready(fresh) is None
+    python = runtimes.build(fresh)
     assert run(python, "import tiny; print(tiny.WORD)") == "tiny 1.0"
 
 
 def test_a_half_built_folder_is_built_anew(fresh):
-    folder = environments.runtime_path(fresh)
+    folder = runtimes.path(fresh)
     (folder / "bin").mkdir(parents=True)
     (folder / "bin/python").symlink_to(sys.executable)
     (folder / "left.txt").write_text("by somebody who died")
     (folder / "complete.json.draft").write_text("{")
-    environments.build_runtime(fresh)
+    runtimes.build(fresh)
     assert not (folder / "left.txt").exists()
 
 
 def test_a_runtime_whose_python_was_removed_is_built_anew(fresh):
-    python = environments.build_runtime(fresh)
+    python = runtimes.build(fresh)
     python.unlink()
     python.symlink_to("/nonexistent/python")
-    assert environments.ready(fresh) is None
-    assert run(environments.build_runtime(fresh), "print(1)") == "1"
+    assert runtimes.ready(fresh) is None
+    assert run(runtimes.build(fresh), "print(1)") == "1"
 
 
 def test_a_builder_says_that_it_waits_for_another(fresh):
     told = []
-    folder = environments.runtime_path(fresh)
+    folder = runtimes.path(fresh)
     folder.parent.mkdir(parents=True)
     with (folder.parent / f".{folder.name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -284,7 +197,7 @@ def test_a_builder_says_that_it_waits_for_another(fresh):
             if progress.stage == "wait":
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
-        environments.build_runtime(fresh, say)
+        runtimes.build(fresh, say)
     assert told[0] == "wait"
 
 
@@ -293,56 +206,93 @@ def test_a_runtime_that_cannot_be_fetched_is_unavailable_and_says_what_was_missi
     empty.mkdir()
     monkeypatch.setenv("TAXIWAY_WHEELHOUSE", str(empty))
     with pytest.raises(errors.Unavailable, match=r"(?s)Runtime 0\.1 .*TAXIWAY_WHEELHOUSE.*packaging"):
-        environments.build_runtime(fresh)
-    assert not environments.runtime_path(fresh).exists()
+        runtimes.build(fresh)
+    assert not runtimes.path(fresh).exists()
+
+
+@pytest.fixture
+def liar(tmp_path, monkeypatch):
+    """A uv that makes environments and says that it installed, and did not."""
+    program = tmp_path / "uv"
+    program.write_text(f'#!/bin/sh\n[ "$1" = pip ] || exec {uv.find_uv_bin()} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(uv, "find_uv_bin", lambda: str(program))
+
+
+@pytest.mark.usefixtures("liar")
+def test_a_runtime_that_lacks_what_its_lock_pins_is_not_taken_for_whole(fresh):
+    with pytest.raises(errors.Unavailable, match=r"not installed whole: packaging==.* is missing"):
+        runtimes.build(fresh)
+    assert not runtimes.path(fresh).exists()
+
+
+def test_a_layer_that_lacks_its_package_is_not_taken_for_whole(choice, tmp_path, request):
+    runtimes.build(choice)
+    request.getfixturevalue("liar")
+    package = sdist(tmp_path, name="forgotten")
+    with pytest.raises(errors.Unavailable, match=r"forgotten-0\.1\.tar\.gz was not installed, although"):
+        layers.ensure(choice, [package])
+    with pytest.raises(errors.Unavailable, match="was not installed"):
+        layers.ensure(choice, [package])
 
 
 def test_a_wheelhouse_that_is_not_there_is_named(fresh, monkeypatch):
     monkeypatch.setenv("TAXIWAY_WHEELHOUSE", "/nonexistent/wheels")
     with pytest.raises(errors.FailedPrecondition, match="TAXIWAY_WHEELHOUSE names /nonexistent/wheels"):
-        environments.build_runtime(fresh)
+        runtimes.build(fresh)
 
 
 def test_a_cache_that_cannot_be_written_is_named(fresh, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TAXIWAY_CACHE", str(tmp_path / "file"))
     with pytest.raises(errors.StorageFull, match=r"file cannot be written.*TAXIWAY_CACHE"):
-        environments.build_runtime(fresh)
+        runtimes.build(fresh)
 
 
 def test_progress_is_read_from_what_uv_draws_and_a_name_cut_in_two_is_not_another():
     sizes = {}
     drawn = "\x1b[2K⠹ Preparing... (11/54)  numpy  ---------- 4.00 MiB/16.00 MiB  keras  -- 512.00 KiB/2.00 MiB"
-    assert environments._progress(drawn, sizes) == environments.Progress(
-        "download", "Downloading numpy: 4 of 18 MiB", 0.25
-    )
+    assert progress.read(drawn, sizes) == progress.Progress("download", "Downloading numpy: 4 of 18 MiB", 0.25)
     cut = "py    ---------- 8.00 MiB/16.00 MiB"
-    assert environments._progress(cut, sizes) is None
-    assert environments._progress("\r\nInstalled 2 packages in 3ms\r\n", sizes).stage == "compile"
+    assert progress.read(cut, sizes) is None
+    assert progress.read("\r\nInstalled 2 packages in 3ms\r\n", sizes).stage == "compile"
+
+
+def test_a_log_hears_of_each_stage_once_and_of_a_download_only_when_there_is_something_to_say():
+    said, now = [], [0.0]
+    tell = progress.Lines(said.append, clock=lambda: now[0])
+    tell(progress.Progress("download", "Downloading pillow: 0 of 7 MiB", 0.0))
+    for done in range(1, 7):
+        tell(progress.Progress("download", f"Downloading pillow: {done} of 7 MiB", done / 7))
+    now[0] = progress.PACE_S
+    tell(progress.Progress("download", "Downloading keras: 300 of 640 MiB", 0.5))
+    for _ in range(3):
+        tell(progress.Progress("install", "Installing"))
+    assert said == ["Downloading what is not in the cache yet", "Downloading keras: 300 of 640 MiB", "Installing"]
 
 
 # --- layers
 
 
 def test_without_packages_the_runtime_itself_is_the_environment(choice):
-    assert environments.ensure(choice, []) == environments.build_runtime(choice)
+    assert layers.ensure(choice, []) == runtimes.build(choice)
 
 
 def test_a_layer_sees_the_package_and_the_runtime_below_it(choice, tmp_path):
-    python = environments.ensure(choice, [sdist(tmp_path)])
+    python = layers.ensure(choice, [sdist(tmp_path)])
     assert run(python, "import trainer.task") == "tiny 1.0"
-    assert python != environments.ensure(choice, [])
+    assert python != layers.ensure(choice, [])
     site = next((python.parent.parent / "lib").glob("*/site-packages"))
     assert list(site.glob("trainer/__pycache__/task.*.pyc"))
 
 
 def test_the_same_packages_are_installed_once_and_other_bytes_of_the_same_name_again(choice, tmp_path):
     told = []
-    first = environments.ensure(choice, [sdist(tmp_path)])
-    assert environments.ensure(choice, [tmp_path / "trainer-0.1.tar.gz"] * 2, told.append) == first
+    first = layers.ensure(choice, [sdist(tmp_path)])
+    assert layers.ensure(choice, [tmp_path / "trainer-0.1.tar.gz"] * 2, told.append) == first
     assert told == []
     changed = sdist(tmp_path, files={"trainer/__init__.py": "", "trainer/task.py": "print('changed')\n"})
-    second = environments.ensure(choice, [changed])
+    second = layers.ensure(choice, [changed])
     assert run(second, "import trainer.task") == "changed"
     assert run(first, "import trainer.task") == "tiny 1.0"
 
@@ -353,27 +303,27 @@ def test_wheels_and_source_packages_of_one_name_in_two_folders_are_installed_tog
     extra = wheel(tmp_path, "extra", "0.1", {"extra.py": "WORD = 'extra'\n"})
     one = sdist(tmp_path / "a").rename(tmp_path / "a/package.tar.gz")
     two = sdist(tmp_path / "b", name="second", files={"second/__init__.py": ""}).rename(tmp_path / "b/package.tar.gz")
-    python = environments.ensure(choice, [one, two, extra])
+    python = layers.ensure(choice, [one, two, extra])
     assert run(python, "import trainer, second, extra; print(extra.WORD)") == "extra"
 
 
 def test_a_setup_that_raises_is_the_users_failure_with_its_last_words(choice, tmp_path):
     broken = sdist(tmp_path, setup="packages=1/0")
     with pytest.raises(errors.FailedPrecondition) as caught:
-        environments.ensure(choice, [broken])
+        layers.ensure(choice, [broken])
     assert str(caught.value).startswith("trainer-0.1.tar.gz could not be installed.\n")
     assert "ZeroDivisionError" in str(caught.value)
-    assert str(environments.cache_dir()) not in str(caught.value)
+    assert str(folders.cache()) not in str(caught.value)
     assert "\x1b" not in str(caught.value)
 
 
 def test_a_file_that_is_no_archive_is_the_users_failure(choice, tmp_path):
     (tmp_path / "trainer-0.1.tar.gz").write_text("not an archive")
     with pytest.raises(errors.FailedPrecondition, match=r"trainer-0\.1\.tar\.gz could not be installed"):
-        environments.ensure(choice, [tmp_path / "trainer-0.1.tar.gz"])
+        layers.ensure(choice, [tmp_path / "trainer-0.1.tar.gz"])
     (tmp_path / "trainer.py").write_text("")
     with pytest.raises(errors.FailedPrecondition, match=r"trainer\.py is no Python package: expected .*\.whl"):
-        environments.ensure(choice, [tmp_path / "trainer.py"])
+        layers.ensure(choice, [tmp_path / "trainer.py"])
 
 
 @pytest.mark.parametrize(
@@ -382,18 +332,18 @@ def test_a_file_that_is_no_archive_is_the_users_failure(choice, tmp_path):
 def test_a_package_without_init_py_is_named_with_what_to_add(choice, tmp_path, setup):
     empty = sdist(tmp_path, setup=setup, files={"trainer/task.py": "print(1)\n"})
     with pytest.raises(errors.FailedPrecondition, match=rf"trainer-0\.1\.tar\.gz holds no module.*{NO_INIT}"):
-        environments.ensure(choice, [empty])
+        layers.ensure(choice, [empty])
 
 
 def test_an_empty_package_beside_a_good_one_is_the_one_that_is_named(choice, tmp_path):
     empty = sdist(tmp_path, name="hollow", files={"hollow/task.py": ""})
     with pytest.raises(errors.FailedPrecondition, match=r"^hollow-0\.1\.tar\.gz holds no module"):
-        environments.ensure(choice, [sdist(tmp_path), empty])
+        layers.ensure(choice, [sdist(tmp_path), empty])
 
 
 def test_a_package_that_is_only_requirements_may_stand_beside_the_code(choice, tmp_path):
     needs = wheel(tmp_path, "needs", "1.0", {}, requires=["feather"])
-    assert run(environments.ensure(choice, [sdist(tmp_path), needs]), "import feather, trainer; print(1)") == "1"
+    assert run(layers.ensure(choice, [sdist(tmp_path), needs]), "import feather, trainer; print(1)") == "1"
 
 
 # --- what a package requires
@@ -408,35 +358,50 @@ def test_what_the_runtime_meets_is_not_installed_again(choice, tmp_path, monkeyp
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("TAXIWAY_WHEELHOUSE", str(tmp_path / "empty"))  # where nothing can be found
     met = "packages=find_packages(), install_requires=['tiny>=1', 'giant<2', 'absent; python_version<\"3\"']"
-    python = environments.ensure(choice, [sdist(tmp_path, setup=met)])
+    python = layers.ensure(choice, [sdist(tmp_path, setup=met)])
     assert installed(python) == {"trainer": "0.1"}
 
 
 def test_what_is_unmet_is_installed_with_what_it_requires_and_the_runtime_keeps_its_versions(choice, tmp_path):
     unmet = sdist(tmp_path, setup="packages=find_packages(), install_requires=['wings', 'tiny']")
-    python = environments.ensure(choice, [unmet])
+    python = layers.ensure(choice, [unmet])
     assert installed(python) == {"trainer": "0.1", "wings": "3.0", "feather": "1.5"}
     assert run(python, "import wings, tiny; print(tiny.WORD)") == "tiny 1.0"
 
 
 def test_an_extra_of_what_is_there_counts(choice, tmp_path):
     base = wheel(tmp_path, "base", "1.0", {"base.py": ""}, requires=["feather; extra == 'fly'"])
-    plain = environments.ensure(choice, [base])
+    plain = layers.ensure(choice, [base])
     assert installed(plain) == {"base": "1.0"}
     asks = sdist(tmp_path, setup="packages=find_packages(), install_requires=['wings; extra == \"x\"', 'tiny>1']")
-    assert installed(environments.ensure(choice, [base, asks]))["tiny"] == "2.0"
+    assert installed(layers.ensure(choice, [base, asks]))["tiny"] == "2.0"
 
 
 def test_a_package_that_asks_for_another_version_than_the_runtimes_gets_it_in_its_layer_only(choice, tmp_path):
     newer = sdist(tmp_path, setup="packages=find_packages(), install_requires=['tiny>=2']")
-    assert run(environments.ensure(choice, [newer]), "import trainer.task") == "tiny 2.0"
-    assert run(environments.build_runtime(choice), "import tiny; print(tiny.WORD)") == "tiny 1.0"
+    assert run(layers.ensure(choice, [newer]), "import trainer.task") == "tiny 2.0"
+    assert run(runtimes.build(choice), "import tiny; print(tiny.WORD)") == "tiny 1.0"
 
 
 def test_a_requirement_that_cannot_be_had_is_named(choice, tmp_path):
     wants = sdist(tmp_path, setup="packages=find_packages(), install_requires=['unobtainium>=7']")
     with pytest.raises(errors.FailedPrecondition, match=r"trainer-0\.1\.tar\.gz requires unobtainium>=7, .* 0\.1"):
-        environments.ensure(choice, [wants])
+        layers.ensure(choice, [wants])
+
+
+@pytest.mark.parametrize("tool", ["setuptools", "unknown-tool"])
+def test_a_network_that_is_away_is_not_the_users_fault(choice, tmp_path, monkeypatch, tool):
+    runtimes.build(choice)
+    monkeypatch.delenv("TAXIWAY_WHEELHOUSE")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")  # where nobody listens
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    pyproject = f'[build-system]\nrequires = ["{tool}"]\nbuild-backend = "setuptools.build_meta"\n'
+    files = {"pyproject.toml": pyproject, "trainer/__init__.py": ""}
+    wants = sdist(tmp_path, setup="packages=find_packages(), install_requires=['unobtainium']", files=files)
+    with pytest.raises(
+        errors.Unavailable, match=r"(?s)could not be installed\. Check the network .*Connection refused"
+    ):
+        layers.ensure(choice, [wants])
 
 
 def test_a_package_that_is_built_with_another_tool_than_setuptools_gets_that_tool(choice, tmp_path):
@@ -447,7 +412,7 @@ def test_a_package_that_is_built_with_another_tool_than_setuptools_gets_that_too
     """)
     other = sdist(tmp_path, files={"pyproject.toml": pyproject, "trainer/__init__.py": ""})
     with pytest.raises(errors.FailedPrecondition, match="unknown-tool"):
-        environments.ensure(choice, [other])
+        layers.ensure(choice, [other])
 
 
 def test_a_build_hears_nothing_of_ours(choice, tmp_path, monkeypatch):
@@ -456,14 +421,14 @@ def test_a_build_hears_nothing_of_ours(choice, tmp_path, monkeypatch):
     nosy = (
         "packages=find_packages(), keywords=[k for k in __import__('os').environ if k[:8] in ('TAXIWAY_', 'PYTHONPA')]"
     )
-    python = environments.ensure(choice, [sdist(tmp_path, setup=nosy)])
+    python = layers.ensure(choice, [sdist(tmp_path, setup=nosy)])
     assert run(python, "import importlib.metadata as m; print(m.metadata('trainer')['Keywords'])") == "None"
 
 
 @pytest.mark.runtime
 def test_the_default_runtime_has_what_trainers_import(tmp_path):
-    choice = environments.resolve(None, None)
-    python = environments.build_runtime(choice)
+    choice = runtimes.resolve(None, None)
+    python = runtimes.build(choice)
     code = f"""
         import google.cloud.storage, hypertune, msgspec, pkg_resources, tensorboard
         import tensorflow as tf

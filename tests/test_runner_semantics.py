@@ -399,11 +399,11 @@ def test_serialised_examples_are_parsed_and_a_wrong_one_is_refused(many):
 
 # Loads each folder with one start of TensorFlow; how serve.py reports a failure is tested with a toy.
 LOADER = """
-import importlib.util, json, sys
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import serve
 
-spec = importlib.util.spec_from_file_location("framework", sys.argv[1])
-framework = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(framework)
+framework = serve.framework_file("tensorflow")
 told = {}
 for folder in sys.argv[2:]:
     try:
@@ -418,7 +418,7 @@ print(json.dumps(told))
 def verdicts(models: Path, runtime_python: Path) -> dict[str, str | None]:
     """What loading and trying each model said: None, a remark or a refusal."""
     names = ["garbage", "none", "broken", "parsing", "old", ".", "many/variables", "nowhere"]
-    command = [runtime_python, "-c", LOADER, RUNNERS / "tensorflow_model.py", *(models / name for name in names)]
+    command = [runtime_python, "-c", LOADER, RUNNERS, *(models / name for name in names)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return dict(zip(names, json.loads(done.stdout.splitlines()[-1]).values(), strict=True))
 
@@ -569,11 +569,11 @@ print(json.dumps(told))
 """
 
 ANSWERER = """
-import importlib.util, json, sys
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import serve
 
-spec = importlib.util.spec_from_file_location("framework", sys.argv[1])
-framework = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(framework)
+framework = serve.framework_file("tensorflow")
 answers = {}
 for name, (instances, _) in json.load(sys.stdin).items():
     model = framework.load(sys.argv[2] + "/" + name)
@@ -592,7 +592,7 @@ def zoo(runtime_python: Path) -> dict[str, tuple[list | None, str | None, str, l
         made = subprocess.run([runtime_python, "-c", ZOO, folder], capture_output=True, text=True)
         assert made.returncode == 0, made.stderr
         told = json.loads(made.stdout.splitlines()[-1])
-        command = [runtime_python, "-c", ANSWERER, RUNNERS / "tensorflow_model.py", folder]
+        command = [runtime_python, "-c", ANSWERER, RUNNERS, folder]
         done = subprocess.run(command, input=json.dumps(told), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout.splitlines()[-1])

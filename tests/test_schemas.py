@@ -4,21 +4,21 @@ import msgspec
 import pytest
 
 from taxiway import schemas
-from taxiway.api import wire
+from taxiway.api import messages, shapes
 
 EVERY = sorted(schemas.MESSAGES.values(), key=schemas.wire_id)
 
 
 @pytest.mark.parametrize("kind", EVERY, ids=schemas.wire_id)
 def test_a_message_can_be_made_of_nothing_and_then_says_nothing(kind):
-    assert wire.write(kind()) == {}
+    assert messages.write(kind()) == {}
     assert msgspec.json.encode(kind()) == b"{}"
 
 
 @pytest.mark.parametrize("kind", EVERY, ids=schemas.wire_id)
 def test_every_field_is_described_in_a_short_sentence_of_one_line(kind):
     assert kind.__doc__
-    for member in wire.members(kind):
+    for member in shapes.members(kind):
         assert 3 <= len(member.description) <= 100, f"{kind.__name__}.{member.name}"
         assert "\n" not in member.description
 

@@ -21,7 +21,7 @@ import msgspec
 import pytest
 
 import taxiway.server
-from taxiway import plan, schemas
+from taxiway import household, plan, schemas
 from taxiway.compute import attempts
 from taxiway.db.database import Database
 from taxiway.iam import keys, projects
@@ -89,23 +89,23 @@ def test_the_token_and_the_key_hold_over_a_restart(start_server):
 
 def test_a_lost_or_strange_key_file_is_made_again(db, server, tmp_path):
     here = msgspec.structs.replace(server.address, key=str(tmp_path / "key.json"))
-    email = taxiway.server.owner_account(here.project)
+    email = household.owner_account(here.project)
     db.write(lambda tx: projects.create(tx, here.project, owners=["user:a@b"], now=1))
     db.write(lambda tx: projects.create_account(tx, here.project, email, "", now=1))
     path = tmp_path / "key.json"
-    taxiway.server.write_key(db, here)
+    household.write_key(db, here)
     first = path.read_text()
-    taxiway.server.write_key(db, here)
+    household.write_key(db, here)
     assert path.read_text() == first
     seen = {json.loads(first)["private_key_id"]}
     for content in (first.replace(*seen, "0" * 40), "{", "[]", "null"):
         path.write_text(content)
-        taxiway.server.write_key(db, here)
+        household.write_key(db, here)
         key = json.loads(path.read_text())
         assert key["private_key_id"] not in {*seen, "0" * 40}
         assert keys.has_key(db, key["private_key_id"])
         seen.add(key["private_key_id"])
-    taxiway.server.write_key(db, msgspec.structs.replace(here, url="http://127.0.0.1:9"))
+    household.write_key(db, msgspec.structs.replace(here, url="http://127.0.0.1:9"))
     moved = json.loads(path.read_text())
     assert moved == {**key, "token_uri": "http://127.0.0.1:9/token", "auth_uri": "http://127.0.0.1:9/auth"}
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taxiway import errors, schemas
-from taxiway.api import wire
+from taxiway.api import messages, shapes, wire
 
 EVERY = sorted(schemas.MESSAGES.values(), key=schemas.wire_id)
 TIERS = ("BASIC", "STANDARD_1", "PREMIUM_1", "BASIC_GPU", "BASIC_TPU", "CUSTOM")
@@ -39,13 +39,15 @@ def of_type(held, depth):
 
 
 def of_kind(kind, depth=0):
-    fields = {member.attribute: st.just(member.default) | of_type(member.type, depth) for member in wire.members(kind)}
+    fields = {
+        member.attribute: st.just(member.default) | of_type(member.type, depth) for member in shapes.members(kind)
+    }
     return st.builds(kind, **fields)
 
 
 def faults_of(kind, body, field=""):
     with pytest.raises(errors.InvalidArgument) as caught:
-        wire.read(kind, json.dumps(body).encode() if not isinstance(body, bytes) else body, field)
+        messages.read(kind, json.dumps(body).encode() if not isinstance(body, bytes) else body, field)
     return list(caught.value.faults)
 
 
@@ -56,7 +58,7 @@ def fields_of(*arguments):
 def taken_or_refused(kind, body):
     """Whether a body gives a message, or the faults that it has; whatever else is raised is our own fault."""
     try:
-        return isinstance(wire.read(kind, body), kind)
+        return isinstance(messages.read(kind, body), kind)
     except errors.InvalidArgument as error:
         return len(error.faults) > 0
 
@@ -67,7 +69,7 @@ def taken_or_refused(kind, body):
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.sampled_from(EVERY).flatmap(of_kind))
 def test_every_message_that_is_written_is_read_back_the_same(message):
-    assert wire.read(type(message), msgspec.json.encode(wire.write(message))) == message
+    assert messages.read(type(message), msgspec.json.encode(messages.write(message))) == message
 
 
 json_values = st.recursive(
@@ -80,7 +82,7 @@ json_values = st.recursive(
 @settings(max_examples=150)
 @given(st.data(), st.sampled_from(EVERY))
 def test_any_json_is_read_or_refused_but_never_more_than_that(data, kind):
-    known = [member.name for member in wire.members(kind)]
+    known = [member.name for member in shapes.members(kind)]
     keys = st.sampled_from(known) if known else text
     body = data.draw(st.dictionaries(keys, json_values, max_size=5) | json_values)
     assert taken_or_refused(kind, json.dumps(body).encode())
@@ -137,8 +139,8 @@ def test_a_name_that_is_like_none_is_told_which_are_known():
 
 
 def test_a_name_may_be_spelled_either_way_but_not_both_at_once():
-    assert wire.read(schemas.Job, b'{"job_id": "a"}') == wire.read(schemas.Job, b'{"jobId": "a"}')
-    assert wire.read(schemas.TrainingOutput, b'{"consumedMLUnits": 1}').consumed_ml_units == 1.0
+    assert messages.read(schemas.Job, b'{"job_id": "a"}') == messages.read(schemas.Job, b'{"jobId": "a"}')
+    assert messages.read(schemas.TrainingOutput, b'{"consumedMLUnits": 1}').consumed_ml_units == 1.0
     assert fields_of(schemas.Job, {"jobId": "a", "job_id": "b"}) == ["job_id"]
 
 
@@ -166,13 +168,13 @@ def test_a_body_that_is_no_json_object_is_refused_with_the_place(body, told):
 
 
 def test_a_message_without_fields_needs_no_body():
-    assert wire.read(schemas.CancelJobRequest, b"") == schemas.CancelJobRequest()
+    assert messages.read(schemas.CancelJobRequest, b"") == schemas.CancelJobRequest()
 
 
 @pytest.mark.parametrize("value", [3, "3", 3.0])
 def test_a_whole_number_comes_as_a_number_or_a_string(value):
-    assert wire.read(schemas.TrainingInput, {"workerCount": value}).worker_count == 3
-    assert wire.read(schemas.ManualScaling, {"nodes": value}).nodes == 3
+    assert messages.read(schemas.TrainingInput, {"workerCount": value}).worker_count == 3
+    assert messages.read(schemas.ManualScaling, {"nodes": value}).nodes == 3
 
 
 @pytest.mark.parametrize("value", [3.5, "3.5", "", " 3", "٣", True, [], {}, 2**63, str(2**63), -(2**63) - 1, 1e300])
@@ -181,7 +183,7 @@ def test_what_is_no_64_bit_number_is_refused(value):
 
 
 def test_a_32_bit_number_is_held_to_its_range():
-    assert wire.read(schemas.ManualScaling, {"nodes": 2**31 - 1}).nodes == 2**31 - 1
+    assert messages.read(schemas.ManualScaling, {"nodes": 2**31 - 1}).nodes == 2**31 - 1
     assert "from -2147483648 to 2147483647" in faults_of(schemas.ManualScaling, {"nodes": 2**31})[0][1]
 
 
@@ -192,7 +194,7 @@ def test_what_is_no_finite_number_is_refused(value):
 
 
 def test_null_is_silence_but_not_inside_a_list():
-    assert wire.read(schemas.Job, b'{"jobId": null, "trainingInput": null}') == schemas.Job()
+    assert messages.read(schemas.Job, b'{"jobId": null, "trainingInput": null}') == schemas.Job()
     assert fields_of(schemas.Job, {"labels": {"a": None}}) == ["labels.a"]
 
 
@@ -205,7 +207,7 @@ def test_a_body_is_read_down_to_a_hundred_levels_and_no_further():
     def nested(levels):
         return b'{"parameters":[' + b'{"childParameterSpecs":[' * levels + b"]}" * levels + b"]}"
 
-    assert wire.read(schemas.StudyConfig, nested(99)).parameters
+    assert messages.read(schemas.StudyConfig, nested(99)).parameters
     ((_, told),) = faults_of(schemas.StudyConfig, nested(100))
     assert "nested more than 100 levels" in told
 
@@ -226,7 +228,7 @@ def test_a_message_is_written_in_google_s_way():
         auto_scaling=schemas.AutoScaling(min_nodes=0),
         container=schemas.ContainerSpec(),
     )
-    assert wire.write(version) == {
+    assert messages.write(version) == {
         "acceleratorConfig": {"count": "0", "type": "NVIDIA_TESLA_K80"},
         "autoScaling": {"minNodes": 0},
         "container": {},
@@ -238,12 +240,12 @@ def test_a_message_is_written_in_google_s_way():
 
 def test_numbers_that_json_cannot_say_are_written_as_words():
     values = [float("nan"), float("inf"), float("-inf"), 0.0]
-    written = [wire.write(schemas.MeasurementMetric(value=value)) for value in values]
+    written = [messages.write(schemas.MeasurementMetric(value=value)) for value in values]
     assert [told["value"] for told in written] == ["NaN", "Infinity", "-Infinity", 0.0]
 
 
 def test_a_message_in_an_any_says_what_it_is():
-    told = wire.packed(schemas.OperationMetadata(project_number=7), "google.cloud.ml.v1.OperationMetadata")
+    told = messages.packed(schemas.OperationMetadata(project_number=7), "google.cloud.ml.v1.OperationMetadata")
     assert told == {"@type": "type.googleapis.com/google.cloud.ml.v1.OperationMetadata", "projectNumber": "7"}
 
 
@@ -257,10 +259,10 @@ class Shelf(msgspec.Struct, rename="camel"):
 
 def test_any_struct_is_read_and_written_and_its_required_fields_are_asked_for():
     assert faults_of(Shelf, {"books": []}) == [("shelfName", "This field is required: Its name.")]
-    shelf = wire.read(Shelf, {"shelf_name": "a", "books": ["b"]})
+    shelf = messages.read(Shelf, {"shelf_name": "a", "books": ["b"]})
     assert shelf == Shelf("a", ["b"])
-    assert wire.write(shelf) == {"shelfName": "a", "books": ["b"]}
-    assert wire.write(Shelf("a", height=2)) == {"shelfName": "a", "books": [], "height": "2"}
+    assert messages.write(shelf) == {"shelfName": "a", "books": ["b"]}
+    assert messages.write(Shelf("a", height=2)) == {"shelfName": "a", "books": [], "height": "2"}
 
 
 # ---- times ----------------------------------------------------------------------------------------------------------
@@ -270,7 +272,7 @@ def test_any_struct_is_read_and_written_and_its_required_fields_are_asked_for():
 def test_a_time_goes_to_text_and_back_and_texts_sort_as_times(micros):
     told = wire.timestamp(micros / 1e6)
     assert len(told) == 27
-    assert wire.parse_timestamp(told, "t") == micros / 1e6
+    assert wire.parse_timestamp(told) == micros / 1e6
     assert told < wire.timestamp((micros + 1) / 1e6)
 
 
@@ -285,15 +287,15 @@ def test_a_time_goes_to_text_and_back_and_texts_sort_as_times(micros):
     ],
 )
 def test_these_are_times(told, seconds):
-    assert wire.parse_timestamp(told, "t") == seconds
+    assert wire.parse_timestamp(told) == seconds
 
 
 @pytest.mark.parametrize(
     "told", ["", "now", "2026-11-01", "2026-13-01T00:00:00Z", "2026-11-01T00:00:00", "0", "٢" * 20]
 )
 def test_these_are_not_times(told):
-    with pytest.raises(errors.InvalidArgument, match="Field: t Error: Expected a time such as"):
-        wire.parse_timestamp(told, "t")
+    with pytest.raises(ValueError, match=r"^Expected a time such as"):
+        wire.parse_timestamp(told)
 
 
 @pytest.mark.parametrize(
@@ -301,13 +303,13 @@ def test_these_are_not_times(told):
 )
 def test_a_duration_goes_to_text_and_back(seconds, told):
     assert wire.duration(seconds) == told
-    assert wire.parse_duration(told, "d") == seconds
+    assert wire.parse_duration(told) == seconds
 
 
 @pytest.mark.parametrize("told", ["", "7200", "s", "2h", "1.s", "1e3s", "infs", " 1s"])
 def test_these_are_not_durations(told):
-    with pytest.raises(errors.InvalidArgument, match="Field: d Error: Expected a duration"):
-        wire.parse_duration(told, "d")
+    with pytest.raises(ValueError, match=r"^Expected a duration"):
+        wire.parse_duration(told)
 
 
 # ---- pages ----------------------------------------------------------------------------------------------------------

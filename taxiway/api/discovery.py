@@ -11,7 +11,7 @@ import re
 from typing import Any, NamedTuple, cast
 
 from taxiway import errors, schemas
-from taxiway.api import wire
+from taxiway.api import shapes
 from taxiway.api.call import ANYONE, Call, Route
 
 CLOUD = "https://www.googleapis.com/auth/cloud-platform"
@@ -246,16 +246,16 @@ def _schemas() -> dict[str, Any]:
 
 
 def _schema(id: str, kind: type[schemas.Message]) -> dict[str, Any]:
-    properties = {member.name: _property(member) for member in wire.members(kind)}
+    properties = {member.name: _property(member) for member in shapes.members(kind)}
     return {"id": id, "type": "object", "description": inspect.getdoc(kind), "properties": properties}
 
 
-def _property(member: wire.Member) -> dict[str, Any]:
+def _property(member: shapes.Member) -> dict[str, Any]:
     told = {**_json_type(member.type), "description": member.description}
     return {**told, "readOnly": True} if member.output else told
 
 
-def _json_type(held: wire.Type) -> dict[str, Any]:
+def _json_type(held: shapes.Type) -> dict[str, Any]:
     """A field's type in the words of JSON schema (draft 3, as discovery has it)."""
     if held.message is not None:
         return {"$ref": schemas.wire_id(cast("type[schemas.Message]", held.message))}
@@ -265,7 +265,7 @@ def _json_type(held: wire.Type) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": _json_type(held.item)}
     if held.enum:
         return {"type": "string", "enum": list(held.enum)}
-    word = "string" if held.format in wire.TEXTS else held.word
+    word = "string" if held.format in shapes.TEXTS else held.word
     return {"type": word, "format": held.format} if held.format else {"type": word}
 
 

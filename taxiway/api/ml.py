@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from taxiway import environments, errors, names, schemas
-from taxiway.api import discovery, wire
+from taxiway import errors, names, schemas
+from taxiway.api import discovery, messages, wire
 from taxiway.api.call import SIGNED_IN, Call, Route
 from taxiway.api.discovery import Method
+from taxiway.environments import runtimes
 from taxiway.iam import policies, projects
 from taxiway.jobs import queue, training
 from taxiway.jobs.states import State
@@ -54,7 +55,7 @@ VERSIONS_LATER = (  # fields of Version that are understood and not offered yet
 
 def get_config(call: Call) -> dict[str, Any]:
     project = projects.get(call.house.db, call.path["project"])
-    return wire.write(
+    return messages.write(
         schemas.GetConfigResponse(
             service_account=projects.service_agent(project.number), service_account_project=project.number
         )
@@ -66,7 +67,7 @@ def get_config(call: Call) -> dict[str, Any]:
 
 def create_job(call: Call) -> dict[str, Any]:
     project = projects.get(call.house.db, call.path["project"])
-    checked = training.check(call.house.db, project, wire.read(schemas.Job, call.body))
+    checked = training.check(call.house.db, project, messages.read(schemas.Job, call.body))
     job = queue.create(
         call.house.db,
         project.id,
@@ -100,7 +101,7 @@ def cancel_job(call: Call) -> dict[str, Any]:
 
 def _job(call: Call, job: queue.Job) -> dict[str, Any]:
     position = queue.ahead(call.house.db, job) if job.state is State.QUEUED else None
-    return wire.write(
+    return messages.write(
         schemas.Job(
             job_id=job.id,
             training_input=job.training,
@@ -122,7 +123,7 @@ def _job(call: Call, job: queue.Job) -> dict[str, Any]:
 
 def create_model(call: Call) -> dict[str, Any]:
     project = projects.get(call.house.db, call.path["project"])
-    told = wire.read(schemas.Model, call.body)
+    told = messages.read(schemas.Model, call.body)
     faults: list[Fault] = []
     _gather(faults, names.ml_name, told.name, "model.name")
     _gather(faults, names.labels, told.labels, "model.labels")
@@ -160,7 +161,7 @@ def _model(call: Call, model: registry.Model) -> dict[str, Any]:
         with suppress(errors.NotFound):  # deleted since the model was read
             version = registry.get_version(call.house.db, model.project, model.name, model.default_version)
             default = _version_message(version, default=True)
-    return wire.write(
+    return messages.write(
         msgspec.structs.replace(
             model.resource,
             name=names.model_name(model.project, model.name),
@@ -177,7 +178,7 @@ def create_version(call: Call) -> dict[str, Any]:
     """What can be known at once is checked at once; the copy and the row are made; loading takes its time."""
     house, project = call.house, projects.get(call.house.db, call.path["project"])
     model = registry.get_model(house.db, project.id, call.path["model"])
-    told = wire.read(schemas.Version, call.body)
+    told = messages.read(schemas.Version, call.body)
     runtime = _checked_version(told)
     registry.must_be_new(house.db, project.id, model.name, told.name)
     found = copies.find(house.db, project, told)
@@ -221,7 +222,7 @@ def _checked_version(told: schemas.Version) -> dict[str, str]:
         faults.append(("version.machine_type", f"{told.machine_type!r} is none for predictions; mls1-c1-m2 is usual."))
     faults += _not_offered(told, "version", VERSIONS_LATER)
     try:
-        choice = environments.resolve(told.runtime_version or None, told.python_version or None)
+        choice = runtimes.resolve(told.runtime_version or None, told.python_version or None)
     except errors.InvalidArgument as error:
         faults += [(f"version.{SNAKE[field]}", fault) for field, fault in error.faults]
     if faults:
@@ -247,7 +248,7 @@ def list_versions(call: Call) -> dict[str, Any]:
         found,
         size,
         lambda one: (one.name,),
-        lambda one: wire.write(_version_message(one, default=one.name == default)),
+        lambda one: messages.write(_version_message(one, default=one.name == default)),
     )
 
 
@@ -269,7 +270,7 @@ def delete_version(call: Call) -> dict[str, Any]:
 
 def _version(call: Call, version: registry.Version) -> dict[str, Any]:
     model = registry.get_model(call.house.db, version.project, version.model)
-    return wire.write(_version_message(version, default=model.default_version == version.name))
+    return messages.write(_version_message(version, default=model.default_version == version.name))
 
 
 def _version_message(version: registry.Version, *, default: bool) -> schemas.Version:
@@ -321,7 +322,7 @@ def _operation(call: Call, operation: registry.Operation) -> dict[str, Any]:
     )
     told: dict[str, Any] = {
         "name": names.operation_name(operation.project, operation.id),
-        "metadata": wire.packed(metadata, META),
+        "metadata": messages.packed(metadata, META),
     }
     if operation.done:
         told["done"] = True
@@ -369,7 +370,7 @@ def _refuse_filter(call: Call, method: str) -> None:
 
 def test_permissions(call: Call) -> dict[str, Any]:
     """Which of the asked permissions the caller has; a resource that does not exist has none."""
-    asked = wire.read(schemas.TestIamPermissionsRequest, call.body).permissions
+    asked = messages.read(schemas.TestIamPermissionsRequest, call.body).permissions
     db, project = call.house.db, call.path["project"]
     try:
         if "job" in call.path:

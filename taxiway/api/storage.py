@@ -163,7 +163,11 @@ def list_objects(call: Call) -> dict[str, Any]:
     if found.prefixes:
         form["prefixes"] = found.prefixes
     if found.items:
-        form["items"] = [forms.object_form(call.base, each, full=full) for each in found.items]
+        fields = forms.fields_of_items(query.get("fields", ""))
+        if fields is None:
+            form["items"] = [forms.object_form(call.base, each, full=full) for each in found.items]
+        else:
+            form["items"] = [forms.object_part(call.base, each, fields, full=full) for each in found.items]
     if found.following:
         form["nextPageToken"] = wire.page_token([found.following])
     return form
@@ -334,8 +338,11 @@ _OBJECT = _BUCKET + "/o/{object}"
 _FROM = "/storage/v1/b/{source_bucket}/o/{source}"
 _TO = "/b/{bucket}/o/{object}"
 
-# Starlette answers HEAD wherever it answers GET.
+# Starlette answers HEAD wherever it answers GET, and looks at one row after another: the busiest come first.
 ROUTES = [
+    Route("GET", _OBJECT, "storage.objects.get", get_object),
+    Route("POST", "/upload" + _BUCKET + "/o", "storage.objects.create", storage_data.upload),
+    Route("GET", _BUCKET + "/o", "storage.objects.list", list_objects),
     Route("POST", "/storage/v1/b", "storage.buckets.create", insert_bucket),
     Route("GET", "/storage/v1/b", "storage.buckets.list", list_buckets),
     Route("GET", _BUCKET, "storage.buckets.get", get_bucket),
@@ -349,8 +356,6 @@ ROUTES = [
     Route("PUT", _BUCKET + "/iam", "storage.buckets.setIamPolicy", set_policy),
     Route("GET", _BUCKET + "/iam/testPermissions", SIGNED_IN, test_permissions),
     Route("GET", "/storage/v1/projects/{project}/serviceAccount", "resourcemanager.projects.get", service_account),
-    Route("GET", _BUCKET + "/o", "storage.objects.list", list_objects),
-    Route("GET", _OBJECT, "storage.objects.get", get_object),
     Route("PATCH", _OBJECT, "storage.objects.update", patch_object),
     Route("PUT", _OBJECT, "storage.objects.update", patch_object),
     Route("DELETE", _OBJECT, "storage.objects.delete", delete_object),
@@ -359,11 +364,11 @@ ROUTES = [
     Route("POST", _FROM + "/rewriteTo" + _TO, "storage.objects.create", rewrite_object),
     Route("POST", _FROM + "/copyTo" + _TO, "storage.objects.create", copy_object),
     Route("GET", "/download" + _OBJECT, "storage.objects.get", storage_data.download),
+    Route("POST", "/resumable/upload" + _BUCKET + "/o", "storage.objects.create", storage_data.upload),
     *(
         row
         for path in ("/upload" + _BUCKET + "/o", "/resumable/upload" + _BUCKET + "/o")
         for row in (
-            Route("POST", path, "storage.objects.create", storage_data.upload),
             Route("PUT", path, ANYONE, storage_data.resume),
             Route("DELETE", path, ANYONE, storage_data.cancel),
         )

@@ -7,9 +7,10 @@ in an object's body, as unknown query parameters are: clients send back what the
 from __future__ import annotations
 
 import base64
+import email.utils
+import functools
 import re
-from collections.abc import Mapping
-from datetime import datetime, timezone
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -106,7 +107,7 @@ def etag(generation: int, metageneration: int) -> str:
 def object_form(base: str, found: Object, *, full: bool = False) -> dict[str, Any]:
     """An object's resource; `full` (projection=full) adds its owner and who may read it."""
     name = quote(found.name, safe="")
-    created = wire.timestamp(found.created)
+    created = _time(found.created)
     form: dict[str, Any] = {
         "kind": "storage#object",
         "id": f"{found.bucket}/{found.name}/{found.generation}",
@@ -122,7 +123,7 @@ def object_form(base: str, found: Object, *, full: bool = False) -> dict[str, An
         "crc32c": found.crc32c,
         "etag": etag(found.generation, found.metageneration),
         "timeCreated": created,
-        "updated": created if found.updated == found.created else wire.timestamp(found.updated),
+        "updated": created if found.updated == found.created else _time(found.updated),
         "timeStorageClassUpdated": created,
         "timeFinalized": created,
     }
@@ -155,6 +156,44 @@ def object_form(base: str, found: Object, *, full: bool = False) -> dict[str, An
             }
         ]
     return form
+
+
+_CHEAP: dict[str, Callable[[Object], object]] = {
+    "name": lambda found: found.name,
+    "bucket": lambda found: found.bucket,
+    "size": lambda found: str(found.size),
+    "generation": lambda found: str(found.generation),
+    "metageneration": lambda found: str(found.metageneration),
+    "contentType": lambda found: found.content_type,
+    "crc32c": lambda found: found.crc32c,
+    "md5Hash": lambda found: found.md5,
+    "updated": lambda found: _time(found.updated),
+    "timeCreated": lambda found: _time(found.created),
+}
+
+
+def object_part(base: str, found: Object, fields: Collection[str], *, full: bool = False) -> dict[str, Any]:
+    """Of an object's resource only these fields; those that listings ask for are written without the others."""
+    if all(field in _CHEAP for field in fields):
+        return {field: value for field in fields if (value := _CHEAP[field](found)) is not None}
+    form = object_form(base, found, full=full)
+    return {field: form[field] for field in fields if field in form}
+
+
+def fields_of_items(fields: str) -> frozenset[str] | None:
+    """What `fields` asks of each item of a listing: `items/name,nextPageToken`, `items(name,size),prefixes`.
+
+    None: everything, also for a mask of another form: more than was asked for does no harm. The rest of a listing is
+    always told. Syntax: https://cloud.google.com/storage/docs/json_api#partial-response
+    """
+    if not _LISTING_FIELDS.fullmatch(fields):
+        return None
+    asked = [word for many, one in _ITEM_FIELDS.findall(fields) for word in (many.split(",") if many else [one])]
+    return frozenset(asked) or None
+
+
+_LISTING_FIELDS = re.compile(r"(?:(?:kind|prefixes|nextPageToken|items/\w+|items\(\w+(?:,\w+)*\))(?:,(?!$)|$))+")
+_ITEM_FIELDS = re.compile(r"items(?:\(([\w,]+)\)|/(\w+))")
 
 
 def bucket_form(base: str, found: Bucket, *, full: bool = False) -> dict[str, Any]:
@@ -224,11 +263,10 @@ def policy_version(text: object) -> int | None:
 def data_headers(found: Object) -> list[tuple[bytes, bytes]]:
     """The headers of an object's bytes, as Cloud Storage sends them with its JSON and XML APIs."""
     hashes = f"crc32c={found.crc32c}" + (f",md5={found.md5}" if found.md5 else "")
-    moment = datetime.fromtimestamp(found.updated, timezone.utc)
     told = {
         "content-type": found.content_type,
         "etag": etag(found.generation, found.metageneration),
-        "last-modified": moment.strftime("%a, %d %b %Y %H:%M:%S GMT"),
+        "last-modified": _http_date(int(found.updated)),
         "accept-ranges": "bytes",
         "cache-control": found.cache_control or "private, max-age=0",
         "content-encoding": found.content_encoding,
@@ -272,6 +310,23 @@ def _check(said: Mapping[str, Any]) -> None:
         faults.append(("metadata", f"Own metadata may have {_CUSTOM_BYTES} bytes in all; these are {size}."))
     if faults:
         raise errors.InvalidArgument(faults=faults)
+
+
+def _time(seconds: float) -> str:
+    """`wire.timestamp`; a listing writes thousands, many of one second."""
+    whole = int(seconds)
+    micros = round((seconds - whole) * 1_000_000)
+    return f"{_second(whole)}.{micros:06d}Z" if 0 <= micros < 1_000_000 else wire.timestamp(seconds)
+
+
+@functools.lru_cache(maxsize=4096)
+def _second(whole: int) -> str:
+    return wire.timestamp(whole)[:19]
+
+
+@functools.lru_cache(maxsize=4096)
+def _http_date(whole: int) -> str:
+    return email.utils.formatdate(whole, usegmt=True)
 
 
 def _entity(member: str) -> str:

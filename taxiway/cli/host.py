@@ -18,10 +18,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from taxiway import address, environments, errors, settings
+from taxiway import address, errors, settings
 from taxiway.address import Address
 from taxiway.cli import options, printing
 from taxiway.cli.printing import say
+from taxiway.environments import progress, pythons, runtimes
 
 Home = Annotated[Path | None, typer.Option(help="The server's folder (default: TAXIWAY_HOME, else ~/.taxiway).")]
 MaybeVersion = Annotated[
@@ -32,7 +33,7 @@ Version = Annotated[str, typer.Argument(help="The runtime version, such as 2.21.
 
 NOT_PROXIED = "localhost,127.0.0.1,169.254.169.254,metadata,metadata.google.internal"
 
-runtimes = options.group("The runtimes that jobs and versions run in.")
+RUNTIMES = options.group("The runtimes that jobs and versions run in.")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,7 +43,7 @@ def add_to(app: typer.Typer) -> None:
     run_settings = {"ignore_unknown_options": True, "allow_interspersed_args": False}
     run_example = options.example("taxiway run -- python -m trainer.task --train_data gs://rides/train.csv")
     app.command(context_settings=run_settings, epilog=run_example)(run)
-    app.add_typer(runtimes, name="runtimes")
+    app.add_typer(RUNTIMES, name="runtimes")
 
 
 def up(
@@ -73,10 +74,10 @@ def run(command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...")], 
     _replace_with(command, {**os.environ, **variables(here, folder), **interception(here)})
 
 
-@runtimes.command("list", epilog=options.example("taxiway runtimes list"))
+@RUNTIMES.command("list", epilog=options.example("taxiway runtimes list"))
 def list_runtimes(format: options.Format = None) -> None:
     """The runtimes on offer, their Pythons, and which of them are built on this machine."""
-    built = {(each.version, each.python) for each in environments.built()}
+    built = {(each.version, each.python) for each in runtimes.built()}
     rows = [
         {
             "version": version,
@@ -84,7 +85,7 @@ def list_runtimes(format: options.Format = None) -> None:
             "state": _state(python, (version, python) in built),
             "summary": row.summary,
         }
-        for version, row in environments.table().items()
+        for version, row in runtimes.table().items()
         for python in row.pythons
     ]
     columns: list[printing.Column] = [
@@ -96,27 +97,27 @@ def list_runtimes(format: options.Format = None) -> None:
     printing.show_list(rows, columns, format)
 
 
-@runtimes.command(epilog=options.example("taxiway runtimes build 2.21 --python-version 3.11"))
+@RUNTIMES.command(epilog=options.example("taxiway runtimes build 2.21 --python-version 3.11"))
 def build(version: MaybeVersion = None, python_version: Python = None) -> None:
     """Build a runtime, so that the first job or version does not wait for it."""
-    choice = environments.resolve(version, python_version)
+    choice = runtimes.resolve(version, python_version)
     version = choice.runtime.version
-    if ready := environments.ready(choice):
+    if ready := runtimes.ready(choice):
         say(f"Runtime {version} for Python {choice.release} is built already.")
         typer.echo(str(ready))
         return
-    say(f"Building runtime {version} for Python {choice.release} in {environments.runtime_path(choice)}")
+    say(f"Building runtime {version} for Python {choice.release} in {runtimes.path(choice)}")
     with _building() as told:
-        interpreter = environments.build_runtime(choice, told)
+        interpreter = runtimes.build(choice, told)
     say(f"Built runtime {version} for Python {choice.release}.")
     typer.echo(str(interpreter))
 
 
-@runtimes.command(epilog=options.example("$(taxiway runtimes python 2.21) -m trainer.task --help"))
+@RUNTIMES.command(epilog=options.example("$(taxiway runtimes python 2.21) -m trainer.task --help"))
 def python(version: Version, python_version: Python = None) -> None:
     """Print the path of a built runtime's interpreter, and nothing else."""
-    choice = environments.resolve(version, python_version)
-    interpreter = environments.ready(choice)
+    choice = runtimes.resolve(version, python_version)
+    interpreter = runtimes.ready(choice)
     if interpreter is None:
         asked = f" --python-version {python_version}" if python_version else ""
         raise errors.FailedPrecondition(
@@ -214,28 +215,21 @@ def _replace_with(command: list[str], environ: dict[str, str]) -> NoReturn:
 def _state(python: str, built: bool) -> str:
     if built:
         return "BUILT"
-    return "NOT_BUILT" if environments.find_python(python) else "NO_PYTHON"
+    return "NOT_BUILT" if pythons.find(python) else "NO_PYTHON"
 
 
 @contextlib.contextmanager
-def _building() -> Iterator[Callable[[environments.Progress], None]]:
-    """Shows a build's progress: a bar that is redrawn on a terminal, else a line for each new stage."""
+def _building() -> Iterator[progress.Say]:
+    """Shows a build's progress: a bar that is redrawn on a terminal, else lines as of a log."""
     if not printing.on_terminal():
-        stages: list[str] = []
-
-        def line(progress: environments.Progress) -> None:
-            if progress.stage not in stages:
-                stages.append(progress.stage)
-                say(progress.text)
-
-        yield line
+        yield progress.Lines(say)
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
 
-        def redraw(progress: environments.Progress) -> None:
-            total = None if progress.fraction is None else 1.0
-            bar.update(task, description=progress.text[:80], total=total, completed=progress.fraction or 0)
+        def redraw(news: progress.Progress) -> None:
+            total = None if news.fraction is None else 1.0
+            bar.update(task, description=news.text[:80], total=total, completed=news.fraction or 0)
 
         yield redraw

@@ -8,8 +8,9 @@ from typing import TypeVar
 
 import msgspec
 
-from taxiway import environments, errors, names, schemas
+from taxiway import errors, names, schemas
 from taxiway.db.database import Database
+from taxiway.environments import packages, runtimes
 from taxiway.iam import members, policies, projects
 from taxiway.iam.members import Caller
 from taxiway.schemas import TrainingInput
@@ -70,7 +71,7 @@ def check(db: Database, project: projects.Project, job: schemas.Job) -> Checked:
     faults += _faults_of_training(told)
     runtime = python = ""
     try:
-        choice = environments.resolve(told.runtime_version or None, told.python_version or None)
+        choice = runtimes.resolve(told.runtime_version or None, told.python_version or None)
         runtime, python = choice.runtime.version, choice.python
     except errors.InvalidArgument as error:
         faults += [(f"trainingInput.{field}", fault) for field, fault in error.faults]
@@ -116,8 +117,8 @@ def _faults_of_training(told: TrainingInput) -> Iterator[Fault]:
 def _faults_of_package(uri: str, field: str) -> Iterator[Fault]:
     wrong = list(_faults(names.gs, uri, field))
     yield from wrong
-    if not wrong and not uri.endswith(environments.ARCHIVES):
-        kinds = ", ".join(environments.ARCHIVES)
+    if not wrong and not uri.endswith(packages.ARCHIVES):
+        kinds = ", ".join(packages.ARCHIVES)
         yield field, f"{uri!r} is no Python package: its name must end in one of {kinds}."
 
 

@@ -19,7 +19,9 @@ from types import FrameType
 import msgspec
 import psutil
 
-from taxiway import environments, errors, handles, names
+from taxiway import errors, handles, names
+from taxiway.environments import layers, runtimes
+from taxiway.environments.progress import Lines, Progress
 from taxiway.handles import Exit
 from taxiway.plan import PORT, PYTHON, RUNNERS, Work
 from taxiway.replica import words
@@ -33,7 +35,6 @@ BEAT_S = 2.0
 LOOK_S = 0.005
 GRACE_S = 3.0  # between SIGTERM and SIGKILL for the user's code
 DRAIN_S = 60.0  # for the last lines in a pipe whose writers are all dead
-DOWNLOAD_PACE_S = 10.0  # between two words on how far a download is
 TOLD = 4000  # characters of what the code said last in an errorMessage
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER, prctl(2)
 RUNNERS_FOLDER = Path(__file__).parent.parent / "runners"
@@ -52,7 +53,7 @@ class Agent:
         self.stopped = threading.Event()
         self.over = False  # the end is being reported: a heartbeat that comes too late is no reason to stop
         self.child: subprocess.Popen[bytes] | None = None
-        self.progress_said = 0.0
+        self.build = Lines(lambda line: self.words.say(f"{line}."))
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, self._terminate)
@@ -85,8 +86,8 @@ class Agent:
         for place, source in work.fetch.items():
             self._fetch_folder(source, self.folder / place)
         packages = [self._fetch_package(index, uri) for index, uri in enumerate(work.packages)]
-        choice = environments.resolve(work.runtime, work.python)
-        python = environments.ensure(choice, packages, self._say_progress)
+        choice = runtimes.resolve(work.runtime, work.python)
+        python = layers.ensure(choice, packages, self._say_progress)
         command, variables = self._filled(work, python)
         with relay(work, told["identity"], self.wire) as google:
             return self._run(work, command, {**self._surroundings(python), **google, **variables})
@@ -177,15 +178,10 @@ class Agent:
             handles.MARK: self.wire.order.attempt,
         }
 
-    def _say_progress(self, progress: environments.Progress) -> None:
-        """A build's stages as sentences; of a download's many steps one every ten seconds."""
-        if progress.stage in ("install", "compile"):
-            return  # the last moments of what was announced already
-        if progress.fraction is not None:
-            if time.monotonic() - self.progress_said < DOWNLOAD_PACE_S:
-                return
-            self.progress_said = time.monotonic()
-        self.words.say(f"{progress.text}.")
+    def _say_progress(self, progress: Progress) -> None:
+        """A build's stages as sentences, without the last moments of what was announced already."""
+        if progress.stage not in ("install", "compile"):
+            self.build(progress)
 
     def _beat(self) -> None:
         """Tell the server that we live: every other second, and at once when the user's code begins to run."""

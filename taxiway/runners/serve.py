@@ -49,6 +49,7 @@ import struct
 import sys
 import time
 import traceback
+import types
 
 HEADER = struct.Struct("!IQB")
 
@@ -164,11 +165,16 @@ def load_and_check(framework, folder):
 
 
 def framework_file(framework):
-    """Import the framework's file by path, so that sys.path stays the user's."""
-    path = framework
+    """Import the framework's file, so that sys.path stays the user's.
+
+    Ours come as modules of a package that stands for this folder, and so find each other by a name that nobody has.
+    """
     if not framework.endswith(".py"):
-        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), framework + "_model.py")
-    spec = importlib.util.spec_from_file_location("taxiway_framework", path)
+        package = types.ModuleType("taxiway_runners")
+        package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
+        sys.modules["taxiway_runners"] = package
+        return importlib.import_module("taxiway_runners.{}_model".format(framework))
+    spec = importlib.util.spec_from_file_location("taxiway_framework", framework)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

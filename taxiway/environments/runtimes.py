@@ -1,0 +1,169 @@
+"""The runtimes on offer, and each as a virtual environment that holds its lock, exactly."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from taxiway import errors
+from taxiway.environments import folders, pythons, requirements, uv
+from taxiway.environments.progress import Say
+
+tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+RECIPE = 1  # counts the ways in which an environment was ever built; a new one makes every folder of the old one stale
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A row of runtimes.toml: what a runtimeVersion means."""
+
+    version: str
+    pythons: tuple[str, ...]  # "3.11", the preferred first
+    lock: Path
+    summary: str = ""
+    frameworks: tuple[str, ...] = ()
+    provides: Mapping[str, str] = field(default_factory=dict, hash=False)  # asked for -> what stands in for it
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A runtime together with one Python of this machine."""
+
+    runtime: Runtime
+    python: str  # "3.11"
+    release: str  # "3.11.7"
+    base: Path  # the interpreter that environments are made from
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The name of the runtime's folder; it changes with the lock, the Python's release and our way of building."""
+        digest = hashlib.sha256(f"{RECIPE} {self.release} {self.base}\n".encode() + self.runtime.lock.read_bytes())
+        return f"{self.runtime.version}-py{self.python}-{digest.hexdigest()[:12]}"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A runtime that stands in the cache."""
+
+    version: str
+    python: str
+    release: str
+    interpreter: Path
+
+
+@functools.cache
+def _file() -> dict[str, Any]:
+    return dict(tomllib.loads(Path(__file__).with_name("runtimes.toml").read_text(encoding="utf-8")))
+
+
+@functools.cache
+def table() -> dict[str, Runtime]:
+    """Every runtime on offer, by its version."""
+    folder = Path(__file__).with_name("locks")
+    return {
+        version: Runtime(
+            version=version,
+            pythons=tuple(row["pythons"]),
+            lock=folder / row["lock"],
+            summary=row["summary"],
+            frameworks=tuple(row["frameworks"]),
+            provides=row.get("provides", {}),
+        )
+        for version, row in _file()["runtimes"].items()
+    }
+
+
+def default() -> str:
+    """The runtimeVersion of one who names none."""
+    return str(_file()["default"])
+
+
+def resolve(version: str | None, python_version: str | None) -> Choice:
+    """The runtime and the Python that a runtimeVersion and a pythonVersion mean here; None or "" leaves one to us.
+
+    Raises InvalidArgument with the field's name and what is offered.
+    """
+    runtime = table().get(version or default())
+    if runtime is None:
+        fault = f"Runtime version {version!r} is not offered. Choose one of: {', '.join(table())}."
+        raise errors.InvalidArgument(faults=[("runtimeVersion", fault)])
+    return choose(runtime, python_version)
+
+
+def choose(runtime: Runtime, python_version: str | None) -> Choice:
+    """As `resolve`, for a runtime in hand: the first of its Pythons that this machine has, unless one is named."""
+    if python_version and python_version not in runtime.pythons:
+        offered = ", ".join(runtime.pythons)
+        fault = f"Python {python_version!r} is not offered with runtime version {runtime.version}. Choose: {offered}."
+        raise errors.InvalidArgument(faults=[("pythonVersion", fault)])
+    wanted = [python_version] if python_version else runtime.pythons
+    for python in wanted:
+        if base := pythons.find(python):
+            return Choice(runtime, python, pythons.release(base), base)
+    names = " or ".join(wanted)
+    fault = f"Python {names} was not found on this machine. Install it, or name its folder in TAXIWAY_PYTHONS."
+    raise errors.InvalidArgument(faults=[("pythonVersion", fault)])
+
+
+def path(choice: Choice) -> Path:
+    """Where the runtime's environment stands, or would."""
+    return folders.cache() / "runtimes" / choice.key
+
+
+def ready(choice: Choice) -> Path | None:
+    """The runtime's interpreter, or None if it is yet to be built."""
+    return folders.interpreter(path(choice)) if folders.record(path(choice)) else None
+
+
+def built() -> list[Built]:
+    """Every runtime that stands in the cache, by name."""
+    found = sorted((folders.cache() / "runtimes").glob("*/"))
+    records = ((folder, folders.record(folder)) for folder in found)
+    return [Built(r["version"], r["python"], r["release"], folders.interpreter(folder)) for folder, r in records if r]
+
+
+def build(choice: Choice, say: Say | None = None) -> Path:
+    """The runtime's interpreter, after building the runtime if nobody has yet. Others who want it wait for one builder.
+
+    Raises Unavailable with uv's last words if it cannot be built, StorageFull if the cache cannot be written.
+    """
+    folder = path(choice)
+
+    def install(turn: int) -> dict[str, Any]:
+        try:
+            uv.venv(folder, choice.base, choice.key, turn)
+            lock = str(choice.runtime.lock)
+            # What has no wheel is built with the setuptools of the lock, by hash, not with the newest there is.
+            sync = ["pip", "sync", "--require-hashes", "--build-constraints", lock, "--compile-bytecode", lock]
+            uv.run([*sync, "--python", str(folders.interpreter(folder))], turn, say)
+        except uv.Failed as failure:
+            raise errors.Unavailable(
+                f"Runtime {choice.runtime.version} for Python {choice.release} could not be built in {folder}. "
+                f"Check the network (or TAXIWAY_WHEELHOUSE, a folder of wheels), then try again.\n{failure}"
+            ) from None
+        if missing := requirements.unmet(folders.interpreter(folder), _locked(choice.runtime.lock), {}):
+            raise errors.Unavailable(
+                f"Runtime {choice.runtime.version} for Python {choice.release} was not installed whole: "
+                f"{', '.join(missing[:5])} is missing in {folder}. Try again."
+            )
+        os.sync()  # `complete` must not reach the disk before what it speaks of
+        about = {"version": choice.runtime.version, "python": choice.python, "release": choice.release}
+        return {**about, "packages": folders.installed(folders.site(folder, choice.python))}
+
+    folders.once(folder, install, say)
+    return folders.interpreter(folder)
+
+
+def _locked(lock: Path) -> list[str]:
+    """What a lock pins, as requirements with their markers and without their hashes."""
+    lines = lock.read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line[:1].strip() and not line.startswith(("#", "-"))]
+    return [pin.partition(" --hash")[0].rstrip(" \\") for pin in pins]
