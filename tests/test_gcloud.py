@@ -156,3 +156,5 @@ def test_gcloud_alone_goes_the_whole_way_from_a_package_to_a_fare(gcloud, server
     asked = ("ai-platform", "predict", f"--model={model}", f"--json-instances={EXAMPLE / 'test.json'}")
     ((fare,),) = [each["predictions"] for each in json.loads(gcloud(*asked, "--format=json"))["predictions"]]
     assert 5 < fare < 100
+    gcloud("ai-platform", "versions", "delete", "v1", f"--model={model}")
+    gcloud("ai-platform", "models", "delete", model)

@@ -23,6 +23,7 @@ from taxiway.handles import Exit, Handle, Order
 from taxiway.iam import projects
 from taxiway.schemas import TrainingInput
 
+A1 = f"a1-{os.getpid()}"  # strays are looked for on the whole machine: another run has its own
 PROJECT = "rides-1"
 
 
@@ -46,7 +47,7 @@ def engine(tmp_path, address):
 @pytest.fixture
 def attempt(db):
     db.write(lambda tx: projects.create(tx, PROJECT, owners=["user:o@x.org"], now=0))
-    return create(db, "a1")
+    return create(db, A1)
 
 
 def create(db, name):
@@ -62,9 +63,9 @@ def held(handle):
 def test_start_is_idempotent_by_the_attempts_id(engine, attempt):
     handle = engine.start(attempt, "token")
     assert engine.start(attempt, "another") == handle
-    assert [each.pid for each in local.strays("a1")] == [held(handle).pid]
-    assert Order.read(engine.folder / "a1").token == "token"
-    assert (engine.folder / "a1" / "order.json").stat().st_mode & 0o777 == 0o600
+    assert [each.pid for each in local.strays(A1)] == [held(handle).pid]
+    assert Order.read(engine.folder / A1).token == "token"
+    assert (engine.folder / A1 / "order.json").stat().st_mode & 0o777 == 0o600
     assert engine.poll(handle) is None
 
 
@@ -73,7 +74,7 @@ def test_the_engine_of_the_next_server_adopts_what_runs(engine, attempt):
     following = dataclasses.replace(engine, children={})
     assert following.start(attempt, "token") == handle
     assert following.poll(handle) is None
-    following.stop("a1", handle)
+    following.stop(A1, handle)
     assert following.poll(handle).code == handles.LOST
 
 
@@ -87,9 +88,9 @@ def test_of_two_that_start_one_attempt_at_once_one_replica_stays(engine, attempt
         each.join()
     assert len(got) == 3
     assert len(set(got)) == 1
-    until(lambda: [each.pid for each in local.strays("a1")] == [held(got[0]).pid])
+    until(lambda: [each.pid for each in local.strays(A1)] == [held(got[0]).pid])
     for each in others:
-        each.stop("a1", got[0])
+        each.stop(A1, got[0])
         assert each.children == {}
 
 
@@ -97,7 +98,7 @@ def test_a_replica_that_was_killed_is_lost_and_one_that_left_its_exit_is_not(eng
     handle = engine.start(attempt, "token")
     os.kill(held(handle).pid, signal.SIGKILL)
     assert until(lambda: engine.poll(handle)).code == handles.LOST
-    handles.save(engine.folder / "a1" / "exit.json", Exit(3, "it broke"))
+    handles.save(engine.folder / A1 / "exit.json", Exit(3, "it broke"))
     assert engine.poll(handle) == Exit(3, "it broke")
     assert engine.start(attempt, "token") == handle  # it has lived: it is not started again
 
@@ -147,13 +148,13 @@ def test_stop_ends_the_whole_family_whatever_it_did_to_get_away(engine, attempt)
     handle = engine.start(attempt, "token")
     bystander = subprocess.Popen(["sleep", "300"], env={**os.environ, handles.MARK: "another"})
     family = subprocess.Popen(
-        [sys.executable, "-c", FAMILY], stdout=subprocess.PIPE, env={**os.environ, handles.MARK: "a1"}, text=True
+        [sys.executable, "-c", FAMILY], stdout=subprocess.PIPE, env={**os.environ, handles.MARK: A1}, text=True
     )
     try:
         assert family.stdout.readline() == "ready\n"
-        pids = until(lambda: (found := [each.pid for each in local.strays("a1")]) and len(found) >= 6 and found)
-        engine.stop("a1", handle)
-        assert local.strays("a1") == []
+        pids = until(lambda: (found := [each.pid for each in local.strays(A1)]) and len(found) >= 6 and found)
+        engine.stop(A1, handle)
+        assert local.strays(A1) == []
         family.wait()
         assert not [pid for pid in pids if runs(pid)]
         assert bystander.poll() is None
@@ -166,23 +167,23 @@ def test_stop_ends_the_whole_family_whatever_it_did_to_get_away(engine, attempt)
 
 def test_a_replica_whose_folder_is_cleared_away_ends_by_itself(engine, attempt):
     handle = engine.start(attempt, "token")
-    engine.clear("a1")
-    until(lambda: engine.poll(handle))
-    assert local.strays("a1") == []
+    engine.clear(A1)
+    until(lambda: engine.poll(handle) and not engine.children)
+    assert local.strays(A1) == []
 
 
 def test_stop_of_what_is_gone_or_never_was_is_no_fault(engine, attempt):
     handle = engine.start(attempt, "token")
     for _ in range(2):
-        engine.stop("a1", handle)
+        engine.stop(A1, handle)
     engine.stop("never", "")
 
 
 def test_a_replica_that_does_not_come_up_is_told_with_its_last_words(engine, attempt):
-    (engine.folder / "a1" / "lock").mkdir(parents=True)
-    with pytest.raises(errors.Unavailable, match=r"(?s)attempt a1 did not come up: .*IsADirectoryError"):
+    (engine.folder / A1 / "lock").mkdir(parents=True)
+    with pytest.raises(errors.Unavailable, match=r"(?s)attempt a1-\d+ did not come up: .*IsADirectoryError"):
         engine.start(attempt, "token")
-    assert local.strays("a1") == []
+    assert local.strays(A1) == []
 
 
 def test_a_replica_gets_nothing_of_the_servers_environment_but_what_building_needs(engine, attempt, monkeypatch):
@@ -200,19 +201,19 @@ def test_a_sweep_ends_what_no_row_knows_and_tells_the_rest_the_new_address(engin
     unknown = engine.start(dataclasses.replace(attempt, id="nobodys"), "token")
     here = msgspec.structs.replace(address, url="http://127.0.0.1:2", tls_port=2)
     local.sweep(db, dataclasses.replace(engine, address=here))
-    assert engine.left() == ["a1"]
+    assert engine.left() == [A1]
     assert engine.poll(unknown).code == handles.LOST
     assert engine.poll(known) is None
-    order = Order.read(engine.folder / "a1")
+    order = Order.read(engine.folder / A1)
     assert (order.url, order.tls_port, order.token) == ("http://127.0.0.1:2", 2, "token")
 
 
 def test_a_folder_is_cleared_whatever_the_users_code_made_of_it(engine):
-    locked = engine.folder / "a1" / "work" / "deep"
+    locked = engine.folder / A1 / "work" / "deep"
     locked.mkdir(parents=True)
     (locked / "file").touch()
     locked.chmod(0o000)
-    engine.clear("a1")
+    engine.clear(A1)
     assert engine.left() == []
 
 
