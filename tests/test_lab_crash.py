@@ -65,7 +65,12 @@ def test_the_labs_job_and_its_log_outlive_a_killed_server(start_server, runtime_
 
     until(lambda: any(line.startswith("step ") for line in words(server)), server)
     server.kill()
-    time.sleep(2)  # the job goes on without a server, and writes to gs:// that nobody answers
+    (kept,) = (server.home / "attempts").glob("*/said.jsonl")
+    before = kept.stat().st_size
+    deadline = time.monotonic() + ENOUGH_S
+    while kept.stat().st_size == before and time.monotonic() < deadline:
+        time.sleep(0.1)  # the job goes on without a server, and keeps its words
+    assert kept.stat().st_size > before
     again = start_server(server.home)
     path = f"/v1/projects/{again.project}/jobs/fares"
     job = until(lambda: (found := again.call("GET", path).json()).get("endTime") and found, again)
