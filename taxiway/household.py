@@ -24,7 +24,7 @@ from taxiway.settings import Settings
 def locked(configured: Settings) -> Iterator[None]:
     """One server a home: an flock that the kernel lets go of however we end."""
     with writing(configured.home):
-        for folder in (configured.home, configured.credentials, configured.blobs, configured.uploads):
+        for folder in (configured.home, configured.credentials, configured.blobs):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(configured.lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -60,10 +60,6 @@ class Settings:
         return self.home / "blobs"
 
     @property
-    def uploads(self) -> Path:
-        return self.home / "uploads"
-
-    @property
     def attempts(self) -> Path:
         return self.home / "attempts"
 

@@ -142,7 +142,7 @@ def test_secrets_are_for_their_owner_only(server):
         return stat.S_IMODE(path.stat().st_mode)
 
     assert mode(server.home) == 0o700
-    for folder in ("keys", "credentials", "blobs", "uploads"):
+    for folder in ("keys", "credentials", "blobs"):
         assert mode(server.home / folder) == 0o700, folder
     files = [*(server.home / "keys").iterdir(), *(server.home / "credentials").iterdir(), *server.home.glob("*.db*")]
     files += list((server.home / "tls").glob("*.key"))

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from taxiway import address, errors, settings
+from taxiway import address, errors, settings, tunnel
 from taxiway.address import Address
 from taxiway.cli import options, printing
 from taxiway.cli.printing import say
@@ -30,8 +30,6 @@ MaybeVersion = Annotated[
 ]
 Python = Annotated[str | None, typer.Option(help="The Python, such as 3.11 (default: the runtime's first one here).")]
 Version = Annotated[str, typer.Argument(help="The runtime version, such as 2.21.")]
-
-NOT_PROXIED = "localhost,127.0.0.1,169.254.169.254,metadata,metadata.google.internal"
 
 RUNTIMES = options.group("The runtimes that jobs and versions run in.")
 
@@ -159,17 +157,7 @@ def interception(here: Address) -> dict[str, str]:
 
     The proxy tunnels every other host, and the bundle holds the system's authorities too, so the rest of the net works.
     """
-    proxy = f"http://127.0.0.1:{here.proxy_port}"
-    proxies = {"https_proxy": proxy, "HTTPS_PROXY": proxy, "no_proxy": NOT_PROXIED, "NO_PROXY": NOT_PROXIED}
-    trusting = (
-        "CURL_CA_BUNDLE",  # curl, and TensorFlow with it
-        "SSL_CERT_FILE",  # Python's ssl
-        "REQUESTS_CA_BUNDLE",  # requests, google-auth, google-cloud-storage
-        "HTTPLIB2_CA_CERTS",  # google-api-python-client
-        "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",  # gcloud and its gsutil
-        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-    )
-    return {**proxies, **dict.fromkeys(trusting, here.bundle)}
+    return tunnel.variables(f"http://127.0.0.1:{here.proxy_port}", here.bundle)
 
 
 def _announcer(home: Path) -> Callable[[Address], None]:
