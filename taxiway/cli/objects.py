@@ -149,9 +149,19 @@ def _regex(pattern: str) -> str:
             made, at = made + ".*", at + 2
         elif pattern[at] in "*?":
             made, at = made + ("[^/]*" if pattern[at] == "*" else "[^/]"), at + 1
-        elif pattern[at] == "[" and closing > 0 and "/" not in pattern[at:closing]:
-            inner = pattern[at + 1 : closing].replace("\\", "\\\\").replace("[", "\\[")
-            made, at = made + f"[{'^' + inner[1:] if inner[0] in '!^' else inner}]", closing + 1
+        elif pattern[at] == "[" and closing > 0 and (choice := _choice(pattern[at + 1 : closing])):
+            made, at = made + choice, closing + 1
         else:
             made, at = made + re.escape(pattern[at]), at + 1
     return made
+
+
+def _choice(inner: str) -> str | None:
+    """What stands between brackets as a regular expression; None if it is no choice of characters, such as z-a."""
+    escaped = inner.replace("\\", "\\\\").replace("[", "\\[")
+    choice = f"[{'^' + escaped[1:] if inner[0] in '!^' else escaped}]"
+    try:
+        re.compile(choice)
+    except re.error:
+        return None
+    return None if "/" in inner else choice
