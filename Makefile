@@ -10,8 +10,8 @@ export UV_SYSTEM_CERTS := 1
 setup: $(VENV)/.ready  ## the private environment, then the default runtime (with progress)
 	@$(BIN)/taxiway runtimes build
 
-lab: setup  ## the whole path on this machine, checked: make lab [DATA=folder with taxi-train.csv and taxi-valid.csv]
-	@$(BIN)/python scripts/lab.py $(if $(DATA),--data "$(DATA)")
+lab: setup  ## the whole path on this machine, checked: make lab [DATA=folder with taxi-train.csv and taxi-valid.csv] [LARGE=1]
+	@$(BIN)/python scripts/lab.py $(if $(DATA),--data "$(DATA)") $(if $(LARGE),--large)
 
 test: setup  ## every test but the long rounds
 	@$(BIN)/python -m pytest -m "not torture" $(TESTS)

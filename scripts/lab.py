@@ -1,7 +1,8 @@
-"""The whole path on this machine, checked step by step: package, bucket, grant, job, logs, model, version, prediction.
+"""The whole path on this machine, checked step by step: package, bucket, job, logs, model, versions, predictions.
 
     make lab                   # a seeded set of synthetic rides
     make lab DATA=folder       # your own taxi-train.csv and taxi-valid.csv
+    make lab LARGE=1           # at the end also a job of 100,000 steps over a million rides
 
 Everything goes through the public commands (and, at the end, a plain google-api-python-client program) against a
 server on a fresh home. Exit 0 only if every check held; nothing is left running.
@@ -34,8 +35,9 @@ from rich.text import Text
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "taxifare"
 PROJECT = "taxiway"
-MODEL, VERSION, JOB = "taxifare", "v1", "taxifare_1"
-STEPS = 3000
+MODEL = "taxifare"
+STEPS, TRIED, LARGE = 3000, 300, 100_000  # of a job, of the try before it, of the large job
+MILLION = 1_000_000
 SYNTHETIC_ROWS = 12_000
 PROGRESS = re.compile(r"step (\d+)/(\d+) .*?eval RMSE ([\d.]+)")
 BEST = re.compile(r"RMSE: ([\d.]+) \(best")
@@ -100,29 +102,45 @@ class Show:
         return grid
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A job, and the version that serves what it exported."""
+
+    job: str
+    version: str
+    features: str
+
+
+RAW, ENGINEERED = Candidate("taxifare_1", "v1", "raw"), Candidate("taxifare_2", "v2", "engineered")
+
+
 class Lab:
     """One run of the lab, in a folder of its own."""
 
-    def __init__(self, folder: Path, data: Path | None, show: Show) -> None:
-        self.folder, self.given, self.show = folder, data, show
+    def __init__(self, folder: Path, data: Path | None, large: bool, show: Show) -> None:
+        self.folder, self.given, self.large, self.show = folder, data, large, show
         self.home = folder / "home"
         self.bucket = f"gs://{PROJECT}-lab-{os.getpid()}"
-        self.output = f"{self.bucket}/{JOB}"
         self.server: subprocess.Popen[bytes] | None = None
         self.environ = {**os.environ, "TAXIWAY_HOME": str(self.home)}
-        self.rmse = self.fare = 0.0
+        self.train = self.valid = Path()
+        self.rmse: dict[str, float] = {}  # by job, as its log says it
+        self.default = ""
+        self.fare = 0.0
 
     def run(self) -> None:
+        with self.show.step("Rides to learn from") as step:
+            self.rides()
+            step.detail = f"{count(self.train):,} to train on, {count(self.valid):,} to evaluate on"
+        with self.show.step("Try the package here, without a server") as step:
+            receipt = self.try_here(step)
         with self.show.step("Start a server on a fresh home") as step:
             step.detail = self.start_server()
-        with self.show.step("Rides to learn from") as step:
-            train, valid = self.rides()
-            step.detail = f"{count(train):,} to train on, {count(valid):,} to evaluate on"
         with self.show.step("Make a bucket") as step:
             self.taxiway("storage", "mb", self.bucket, "--location", "us-central1")
             step.detail = self.bucket
         with self.show.step("Copy the rides into it") as step:
-            self.taxiway("storage", "cp", str(train), str(valid), f"{self.bucket}/data/")
+            self.taxiway("storage", "cp", str(self.train), str(self.valid), f"{self.bucket}/data/")
             listed = self.taxiway("storage", "ls", f"{self.bucket}/data/").split()
             check(len(listed) == 2, f"expected two files in {self.bucket}/data/, and found {listed}")
             step.detail = "  ".join(listed)
@@ -131,22 +149,33 @@ class Lab:
         with self.show.step("Grant the bucket to the ML service agent") as step:
             step.detail = self.grant()
         with self.show.step("Submit the trainer, follow its logs") as step:
-            self.submit(step)
-        with self.show.step("The exported model") as step:
-            exported = self.taxiway("storage", "ls", f"{self.output}/export/exporter/").split()
-            check(bool(exported), f"nothing was exported below {self.output}/export/exporter/")
-            origin = step.detail = exported[-1]
+            self.submit(step, RAW.job, "--train_steps", str(STEPS))
+        with self.show.step("It is what was tried here") as step:
+            step.detail = self.same_as_tried(receipt)
         with self.show.step("Make a model and deploy its version") as step:
             self.taxiway("models", "create", MODEL, "--regions", "us-central1")
-            told = ["--runtime-version", "2.21", "--framework", "tensorflow"]
-            self.taxiway("versions", "create", VERSION, "--model", MODEL, "--origin", origin, *told)
-            state = self.taxiway("versions", "describe", VERSION, "--model", MODEL)
-            check("state: READY" in state, f"the version is not READY:\n{state}")
-            step.detail = f"{MODEL}/{VERSION} is READY"
+            step.detail = self.deploy(RAW)
         with self.show.step("Predict from the command line") as step:
-            step.detail = self.predict()
+            self.fare = self.predict("--version", RAW.version)
+            step.detail = f"the ride of test.json costs ${self.fare:.2f}"
         with self.show.step("Predict with google-api-python-client") as step:
             step.detail = self.ask()
+        with self.show.step("Submit it again, with engineered features") as step:
+            self.submit(step, ENGINEERED.job, "--train_steps", str(STEPS), "--features", ENGINEERED.features)
+        with self.show.step("Deploy a second version beside the first") as step:
+            step.detail = self.deploy(ENGINEERED)
+            fare = self.predict()
+            check(fare == self.fare, f"the default should still be {RAW.version}, which said ${self.fare}: ${fare}")
+        with self.show.step("Compare both on the held-out rides") as step:
+            best = self.compare(step)
+        with self.show.step("Make the better one the default") as step:
+            step.detail = self.set_default(best)
+        if self.large:
+            with self.show.step("A million rides into the bucket") as step:
+                step.detail = self.enlarge()
+            with self.show.step("Submit the large job, follow its logs") as step:
+                large = f"{self.bucket}/data/large.csv"
+                self.submit(step, "taxifare_large", "--train_steps", str(LARGE), train=large)
         with self.show.step("Stop the server") as step:
             step.detail = self.stop_server()
 
@@ -163,18 +192,37 @@ class Lab:
             self.environ[name] = value.strip("'\"")
         return str(json.loads((self.home / "server.json").read_bytes())["url"])
 
-    def rides(self) -> tuple[Path, Path]:
+    def rides(self) -> None:
         folder = self.given or self.folder / "data"
         if self.given is None:
-            maker = [sys.executable, str(EXAMPLE / "taxifare_data.py")]
-            self.command([*maker, "--rows", str(SYNTHETIC_ROWS), "--seed", "2018", "--output", str(folder)])
-        found = folder / "taxi-train.csv", folder / "taxi-valid.csv"
-        for path in found:
+            self.maker("make", "--rows", str(SYNTHETIC_ROWS), "--seed", "2018", "--output", str(folder))
+        self.train, self.valid = folder / "taxi-train.csv", folder / "taxi-valid.csv"
+        for path in (self.train, self.valid):
             check(path.is_file(), f"there is no {path}; DATA must name a folder with taxi-train.csv and taxi-valid.csv")
-        return found
+
+    def try_here(self, step: Step) -> str:
+        """`local train` and `local predict`; returns the run's receipt."""
+        output = self.folder / "tried"
+        told = ["--module-name", "trainer.task", "--package-path", str(EXAMPLE / "trainer"), "--"]
+        told += ["--train_data_paths", str(self.train), "--eval_data_paths", str(self.valid)]
+        told += ["--output_dir", str(output), "--train_steps", str(TRIED)]
+        ended = subprocess.run(
+            [*taxiway(), "local", "train", *told], env=self.environ, capture_output=True, text=True, check=False
+        )
+        check(ended.returncode == 0, f"local train ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}")
+        receipt, best = re.search(r"Receipt (local-\w+):", ended.stderr), BEST.search(ended.stdout)
+        check(receipt is not None and best is not None, f"no receipt, or no RMSE:\n{ended.stdout}{ended.stderr}")
+        assert receipt
+        assert best
+        (exported,) = (output / "export" / "exporter").iterdir()
+        asked = ["--model-dir", str(exported), "--json-instances", str(EXAMPLE / "test.json"), "--format", "json"]
+        fare = fares_in(self.taxiway("local", "predict", *asked))[0]
+        check(FARES[0] < fare < FARES[1], f"${fare:.2f} is no taxi fare")
+        step.detail = f"RMSE {best[1]} after {TRIED} steps, ${fare:.2f} for the ride of test.json"
+        return receipt[1]
 
     def refused_without_grant(self) -> str:
-        refused = self.submission("--async")
+        refused = self.submission(RAW.job, f"{self.bucket}/data/taxi-train.csv", ["--async"])
         ended = subprocess.run(refused, env=self.environ, capture_output=True, text=True)
         held = ended.returncode != 0 and "add-iam-policy-binding" in ended.stderr
         check(held, f"the job was not refused with the grant that mends it:\n{ended.stderr}")
@@ -190,20 +238,20 @@ class Lab:
             self.taxiway("storage", "buckets", "add-iam-policy-binding", self.bucket, member, f"--role={role}")
         return agent[0]
 
-    def submission(self, *flags: str) -> list[str]:
+    def submission(self, job: str, train: str, flags: list[str], *trainers: str) -> list[str]:
+        output = f"{self.bucket}/{job}"
         return [
-            *[*taxiway(), "jobs", "submit", "training", JOB, "--module-name", "trainer.task"],
-            *["--package-path", str(EXAMPLE / "trainer"), "--staging-bucket", self.bucket, "--job-dir", self.output],
+            *[*taxiway(), "jobs", "submit", "training", job, "--module-name", "trainer.task"],
+            *["--package-path", str(EXAMPLE / "trainer"), "--staging-bucket", self.bucket, "--job-dir", output],
             *["--region", "us-central1", "--scale-tier", "BASIC", "--runtime-version", "2.21", *flags, "--"],
-            *["--train_data_paths", f"{self.bucket}/data/taxi-train.csv"],
-            *["--eval_data_paths", f"{self.bucket}/data/taxi-valid.csv"],
-            *["--output_dir", self.output, "--train_steps", str(STEPS), "--seed", "1"],
+            *["--train_data_paths", train, "--eval_data_paths", f"{self.bucket}/data/taxi-valid.csv"],
+            *["--output_dir", output, *trainers],
         ]
 
-    def submit(self, step: Step) -> None:
+    def submit(self, step: Step, job: str, *trainers: str, train: str = "") -> None:
         """Submit with --stream-logs; its lines move the display. The log must be whole and the job must succeed."""
         following = subprocess.Popen(
-            self.submission("--stream-logs"),
+            self.submission(job, train or f"{self.bucket}/data/taxi-train.csv", ["--stream-logs"], *trainers),
             env=self.environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -224,21 +272,68 @@ class Lab:
         best = BEST.search(text)
         check(best is not None, f"the log has no final RMSE:\n{text}")
         assert best
-        self.rmse = float(best[1])
+        self.rmse[job] = float(best[1])
         check("Job completed successfully." in text, f"the log's end is missing:\n{text}")
-        described = self.taxiway("jobs", "describe", JOB)
+        described = self.taxiway("jobs", "describe", job)
         check("state: SUCCEEDED" in described, f"the job is not SUCCEEDED:\n{described}")
-        limit = 5.2 if self.given else constant_error(*self.rides()) / 2
-        check(self.rmse < limit, f"RMSE {self.rmse} is not below {limit:.2f}: the model did not learn")
-        step.detail = f"SUCCEEDED, RMSE {self.rmse:.2f}, {len(said)} lines of log"
+        limit = 5.0 if self.given else constant_error(self.train, self.valid) / 2
+        check(self.rmse[job] < limit, f"RMSE {self.rmse[job]} is not below {limit:.2f}: the model did not learn")
+        step.detail = f"SUCCEEDED, RMSE {self.rmse[job]:.2f}, {len(said)} lines of log"
 
-    def predict(self) -> str:
-        told = ["--model", MODEL, "--version", VERSION, "--json-instances", str(EXAMPLE / "test.json")]
-        answer = json.loads(self.taxiway("predict", *told, "--format", "json"))
-        predictions = answer["predictions"] if isinstance(answer, dict) else answer
-        (self.fare,) = predictions[0]["predictions"]
-        check(FARES[0] < self.fare < FARES[1], f"${self.fare:.2f} is no taxi fare")
-        return f"the ride of test.json costs ${self.fare:.2f}"
+    def same_as_tried(self, receipt: str) -> str:
+        """The job's receipt and the try's differ in the arguments, which name other folders, and in nothing else."""
+        words = [*taxiway(), "jobs", "diff", receipt, RAW.job, "--format", "json"]
+        ended = subprocess.run(words, env=self.environ, capture_output=True, text=True, check=False)
+        check(ended.returncode == 1, f"the arguments differ, and the exit code is {ended.returncode}:\n{ended.stderr}")
+        different = [part["part"] for part in json.loads(ended.stdout) if not part["same"]]
+        check(different == ["args"], f"expected the same but for the args:\n{ended.stdout}")
+        return "package, runtime and environment are the same, only the arguments differ"
+
+    def deploy(self, candidate: Candidate) -> str:
+        folder = f"{self.bucket}/{candidate.job}/export/exporter/"
+        exported = self.taxiway("storage", "ls", folder).split()
+        check(bool(exported), f"nothing was exported below {folder}")
+        told = ["--origin", exported[-1], "--runtime-version", "2.21", "--framework", "tensorflow"]
+        self.taxiway("versions", "create", candidate.version, "--model", MODEL, *told)
+        state = self.taxiway("versions", "describe", candidate.version, "--model", MODEL)
+        check("state: READY" in state, f"the version is not READY:\n{state}")
+        return f"{MODEL}/{candidate.version} is READY, from {exported[-1]}"
+
+    def predict(self, *version: str) -> float:
+        asked = ["--model", MODEL, *version, "--json-instances", str(EXAMPLE / "test.json"), "--format", "json"]
+        (fare,) = fares_in(self.taxiway("predict", *asked))
+        check(FARES[0] < fare < FARES[1], f"${fare:.2f} is no taxi fare")
+        return fare
+
+    def compare(self, step: Step) -> Candidate:
+        """Both versions' errors on rides that neither has learned from, by their answers; returns the better one."""
+        fares, rides = instances(self.valid)
+        asked = self.folder / "held-out.json"
+        asked.write_text("".join(f"{json.dumps(ride)}\n" for ride in rides))
+        errors = {}
+        for each in (RAW, ENGINEERED):
+            told = ["--model", MODEL, "--version", each.version, "--json-instances", str(asked), "--format", "json"]
+            guesses = fares_in(self.taxiway("predict", *told))
+            squares = [(guess - fare) ** 2 for guess, fare in zip(guesses, fares, strict=True)]
+            errors[each] = (sum(squares) / len(squares)) ** 0.5
+            held = abs(errors[each] - self.rmse[each.job]) < 0.02
+            check(held, f"{each.version} errs by {errors[each]:.3f}, its job said {self.rmse[each.job]}")
+        said = [f"{each.version} ({each.features}) ${error:.2f}" for each, error in errors.items()]
+        step.detail = f"{len(fares):,} rides: {', '.join(said)}"
+        return min(errors, key=errors.__getitem__)
+
+    def set_default(self, best: Candidate) -> str:
+        self.taxiway("versions", "set-default", best.version, "--model", MODEL)
+        asked = self.predict()
+        check(asked == self.predict("--version", best.version), f"{MODEL} does not answer as {best.version}")
+        self.default, self.fare = best.version, asked
+        return f"{MODEL} answers as {best.version}: ${asked:.2f}"
+
+    def enlarge(self) -> str:
+        large = self.folder / "large.csv"
+        self.maker("enlarge", "--from", str(self.train), "--rows", str(MILLION), "--output", str(large))
+        self.taxiway("storage", "cp", str(large), f"{self.bucket}/data/")
+        return f"{large.stat().st_size / 1e6:.0f} MB at {self.bucket}/data/large.csv"
 
     def ask(self) -> str:
         program = [sys.executable, str(EXAMPLE / "ask.py"), "--project", PROJECT, "--model", MODEL]
@@ -257,8 +352,11 @@ class Lab:
     def taxiway(self, *words: str) -> str:
         return self.command([*taxiway(), *words])
 
-    def command(self, words: list[str]) -> str:
-        ended = subprocess.run(words, env=self.environ, capture_output=True, text=True)
+    def maker(self, *words: str) -> None:
+        self.command([sys.executable, "-m", "taxifare_data", *words], EXAMPLE)
+
+    def command(self, words: list[str], folder: Path | None = None) -> str:
+        ended = subprocess.run(words, env=self.environ, cwd=folder, capture_output=True, text=True, check=False)
         shown = " ".join(Path(word).name if word.startswith("/") else word for word in words[-8:])
         check(ended.returncode == 0, f"{shown} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}")
         return ended.stdout
@@ -282,6 +380,17 @@ def count(path: Path) -> int:
         return sum(1 for _ in file)
 
 
+def instances(path: Path) -> tuple[list[float], list[dict[str, float]]]:
+    """The fares of a file of rides, and the rides as a version is asked for them."""
+    names = ["pickuplon", "pickuplat", "dropofflon", "dropofflat", "passengers"]
+    rows = [[float(word) for word in line.split(",")[:-1]] for line in path.read_text().splitlines()]
+    return [row[0] for row in rows], [dict(zip(names, row[1:], strict=True)) for row in rows]
+
+
+def fares_in(answer: str) -> list[float]:
+    return [float(each["predictions"][0]) for each in json.loads(answer)["predictions"]]
+
+
 def constant_error(train: Path, valid: Path) -> float:
     """RMSE of always answering the mean fare, in dollars."""
     fares = [[float(line.split(",")[0] or 0) for line in path.read_text().splitlines()] for path in (train, valid)]
@@ -296,13 +405,14 @@ def check(held: bool, otherwise: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="The whole path, from a package to a prediction, checked.")
+    parser.add_argument("--large", action="store_true", help="train on a million rides as well")
     parser.add_argument("--data", type=Path, help="a folder with taxi-train.csv and taxi-valid.csv")
     args = parser.parse_args()
     console = Console()
     show = Show(console)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="taxiway-lab-") as folder:
-        lab = Lab(Path(folder), args.data.absolute() if args.data else None, show)
+        lab = Lab(Path(folder), args.data.absolute() if args.data else None, args.large, show)
         try:
             if console.is_terminal:
                 with Live(show, console=console, refresh_per_second=10) as show.live:
@@ -318,7 +428,7 @@ def main() -> int:
                 lab.server.wait()
     console.print(
         f"\nFrom a package to a prediction in {time.monotonic() - began:.1f} s: "
-        f"RMSE {lab.rmse:.2f}, ${lab.fare:.2f} for the ride of test.json.\n\n"
+        f"RMSE {min(lab.rmse.values()):.2f}, ${lab.fare:.2f} for the ride of test.json ({lab.default}).\n\n"
         "Now by hand:\n"
         "  .venv/bin/taxiway up                      # in one terminal\n"
         '  eval "$(.venv/bin/taxiway env)"           # in another: now gcloud and Google\'s libraries talk to it\n'

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import msgspec
 
 from taxiway import schemas
@@ -12,6 +15,7 @@ RUNNERS = "{taxiway.runners}"  # the folder of taxiway/runners
 PORT = "{taxiway.port}"  # a free port on the replica's host
 
 MASTER = "master-replica-0"
+SERVER = "server-replica-0"
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,16 +33,86 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     variables: dict[str, str]
 
 
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """Work that is done on the caller's machine, with the caller's terminal in place of a server."""
+
+    works: list[Work]  # the primary first: when it ends, all do
+    python: str  # the interpreter of the environment
+    folder: str  # where the user's code runs
+    variables: dict[str, str]  # over the caller's own, below the work's
+
+
 def training(project: str, number: int, job: str, told: schemas.TrainingInput, *, runtime: str, python: str) -> Work:
     """The single replica of a BASIC job: `python -m module args --job-dir dir`, as the service ran it.
 
     The arguments' order, TF_CONFIG and CLOUD_ML_* are those of the training service (its distributed training page).
     """
+    role = _primary(runtime)
+    place = Place({role: [f"127.0.0.1:{PORT}"]}, role, 0)
+    return _replica(project, number, job, told, place, runtime=runtime, python=python)
+
+
+def local(told: schemas.TrainingInput, *, project: str, python: str, start_port: int = 0) -> list[Work]:
+    """The replicas of a run on this machine, the primary first; `told` holds the runtime that was chosen.
+
+    In tier BASIC there is one, as of a job. In tier CUSTOM the parameter servers and workers that `told` counts are
+    beside it, at localhost on ports in a row from `start_port`: the primary, parameter servers, workers, as gcloud's
+    `local train` gives them out. Evaluators belong to no cluster. No replica imports from the folder that it runs in,
+    so that the installed package is what runs, as in a job; a Python before 3.11 cannot be told so (`-P`).
+    """
+    role = _primary(told.runtime_version)
+    cluster = {role: [f"127.0.0.1:{PORT}"]}
+    if told.scale_tier == "CUSTOM":
+        counts = {role: 1, "ps": told.parameter_server_count or 0, "worker": told.worker_count or 0}
+        ports = iter(range(start_port, start_port + sum(counts.values())))
+        cluster = {each: [f"localhost:{next(ports)}" for _ in range(count)] for each, count in counts.items() if count}
+    places = [Place(cluster, each, index) for each, addresses in cluster.items() for index in range(len(addresses))]
+    places += [Place(cluster, "evaluator", index) for index in range(told.evaluator_count or 0)]
+    return [
+        _replica(
+            project, 0, "local", told, place, runtime=told.runtime_version, python=python, flags=_safe_path(python)
+        )
+        for place in places
+    ]
+
+
+class Place(NamedTuple):
+    """A replica's place in its cluster: role -> addresses, its own role, its number among those, from 0."""
+
+    cluster: dict[str, list[str]]
+    role: str
+    number: int
+
+    @property
+    def task(self) -> str:
+        return MASTER if self.role in ("chief", "master") else f"{self.role}-replica-{self.number}"
+
+
+def _primary(runtime: str) -> str:
+    """What the first replica is called in TF_CONFIG: TensorFlow 1 knew a master, TensorFlow 2 knows a chief."""
+    return "master" if runtime.startswith("1.") else "chief"
+
+
+def _safe_path(python: str) -> list[str]:
+    return ["-P"] if tuple(map(int, python.split("."))) >= (3, 11) else []
+
+
+def _replica(
+    project: str,
+    number: int,
+    job: str,
+    told: schemas.TrainingInput,
+    place: Place,
+    *,
+    runtime: str,
+    python: str,
+    flags: Sequence[str] = (),
+) -> Work:
     arguments = [*told.args, *(["--job-dir", told.job_dir] if told.job_dir else [])]
     described = msgspec.to_builtins(told)
     tf_config = {
-        "cluster": {"chief": [f"127.0.0.1:{PORT}"]},
-        "task": {"type": "chief", "index": 0},
+        "cluster": place.cluster,
+        "task": {"type": place.role, "index": place.number},
         "job": described,
         "environment": "cloud",
     }
@@ -46,12 +120,12 @@ def training(project: str, number: int, job: str, told: schemas.TrainingInput, *
         project=project,
         project_number=number,
         subject=job,
-        task=MASTER,
+        task=place.task,
         runtime=runtime,
         python=python,
         packages=list(told.package_uris),
         fetch={},
-        command=[PYTHON, "-u", "-m", str(told.python_module), *arguments],
+        command=[PYTHON, "-u", *flags, "-m", str(told.python_module), *arguments],
         variables={
             "TF_CONFIG": msgspec.json.encode(tf_config).decode(),
             "CLOUD_ML_JOB": msgspec.json.encode(described).decode(),
@@ -68,14 +142,31 @@ def serving(project: str, number: int, version: str, source: str, *, runtime: st
         project=project,
         project_number=number,
         subject=version,
-        task="server-replica-0",
+        task=SERVER,
         runtime=runtime,
         python=python,
         packages=[],
         fetch={"model": source},
-        command=[
-            *[PYTHON, "-u", f"{RUNNERS}/serve.py"],
-            *["--socket", "model.sock", "--model", "model", "--framework", framework],
-        ],
+        command=_runner("--socket", "model.sock", "--model", "model", "--framework", framework),
         variables={},
     )
+
+
+def predicting(model: str, *, runtime: str, python: str, framework: str) -> Work:
+    """The same server for one request on this machine: its body comes on standard input, the reply goes to output."""
+    return Work(
+        project="",
+        project_number=0,
+        subject="local",
+        task=SERVER,
+        runtime=runtime,
+        python=python,
+        packages=[],
+        fetch={},
+        command=_runner("--once", "--model", model, "--framework", framework),
+        variables={},
+    )
+
+
+def _runner(*words: str) -> list[str]:
+    return [PYTHON, "-u", f"{RUNNERS}/serve.py", *words]

@@ -18,6 +18,7 @@ FLOORS = [  # from the ground up; rooms that share a floor are neighbours
         "settings",
         "schemas",
         "plan",
+        "receipts",
         "files",
         "environments",
         "address",
@@ -38,7 +39,12 @@ FLOORS = [  # from the ground up; rooms that share a floor are neighbours
 GROUND = FLOORS[0]
 # Other processes, and what they may import.
 APART = {"replica": GROUND, "runners": set(), "cli": {"errors", "names", "address"}}
-EXCEPT = {"cli/host.py": GROUND | {"server"}, "__main__.py": {"cli"}}
+EXCEPT = {
+    "cli/host.py": GROUND | {"server"},
+    "cli/tensorboards.py": APART["cli"] | {"environments", "handles"},
+    "cli/local.py": GROUND,
+    "__main__.py": {"cli"},
+}
 
 
 def room_of(path: Path) -> str:

@@ -125,8 +125,8 @@ def test_a_model_goes_its_whole_way(gcloud, server, runtime_python, tmp_path, tm
 @pytest.mark.runtime
 def test_gcloud_alone_goes_the_whole_way_from_a_package_to_a_fare(gcloud, server, runtime_python, tmp_path):
     """The lab of 2018, by the commands that it used."""
-    maker = [sys.executable, str(EXAMPLE / "taxifare_data.py"), "--rows", "2000", "--output", str(tmp_path)]
-    subprocess.run(maker, check=True, capture_output=True)
+    maker = [sys.executable, "-m", "taxifare_data", "make", "--rows", "2000", "--output", str(tmp_path)]
+    subprocess.run(maker, cwd=EXAMPLE, check=True, capture_output=True)
     bucket, job, model = (
         f"gs://lab-{uuid.uuid4().hex[:8]}",
         f"fares_{uuid.uuid4().hex[:8]}",

@@ -14,7 +14,7 @@ import pytest
 import trainers
 from trainers import Lab, sdist, until
 
-from taxiway import handles
+from taxiway import handles, receipts
 from taxiway.compute import local
 
 pytestmark = pytest.mark.runtime
@@ -54,7 +54,7 @@ def test_a_job_goes_from_the_queue_to_success_with_the_services_lines_in_order(l
     assert ended["createTime"] <= ended["startTime"] <= ended["endTime"]
     assert "errorMessage" not in ended
     said = [line for line in lab.said(job) if not line.startswith(("Installing ", "Waiting for another"))]
-    running = said.pop(5)
+    receipt, running = said.pop(5), said.pop(5)
     assert said == [
         "Validating job requirements...",
         "Job creation request has been successfully validated.",
@@ -68,6 +68,7 @@ def test_a_job_goes_from_the_queue_to_success_with_the_services_lines_in_order(l
         "Finished tearing down training program.",
         "Job completed successfully.",
     ]
+    assert receipts.parse(receipt).args[-2:] == ["--job-dir", f"gs://{lab.bucket}/out"]
     assert running.startswith("Running command: python3 -m trainer.task --code ")
     assert running.endswith(f"--job-dir gs://{lab.bucket}/out")
     assert not (server.home / "attempts").exists() or attempt_of(server, job) is None

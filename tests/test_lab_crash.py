@@ -14,7 +14,7 @@ from conftest import Server, run_cli
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "taxifare"
-STEPS = 12_000
+STEPS = 60_000
 BUCKET = "gs://lab-crash"
 ENOUGH_S = 240
 
@@ -44,8 +44,8 @@ def until(what, server: Server):
 @pytest.mark.runtime
 def test_the_labs_job_and_its_log_outlive_a_killed_server(start_server, runtime_python, tmp_path):
     server = start_server()
-    maker = [sys.executable, str(EXAMPLE / "taxifare_data.py"), "--rows", "5000", "--output", str(tmp_path / "data")]
-    subprocess.run(maker, check=True, capture_output=True)
+    maker = [sys.executable, "-m", "taxifare_data", "make", "--rows", "5000", "--output", str(tmp_path / "data")]
+    subprocess.run(maker, cwd=EXAMPLE, check=True, capture_output=True)
     member = f"--member=serviceAccount:{server.address.service_agent}"
     grant = ("storage", "buckets", "add-iam-policy-binding", BUCKET, member)
     for command in (

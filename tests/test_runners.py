@@ -481,6 +481,36 @@ def test_a_check_prints_the_ready_line_and_ends(place):
     assert not (place / "s").exists()
 
 
+@pytest.mark.parametrize(
+    ("body", "code", "payload"),
+    [
+        (b'{"instances": [{"value": 5}], "x": 1}', 0, {"predictions": [{"value": 5, "batch": 1, "options": {"x": 1}}]}),
+        (b"quickly", 0, {"predictions": [{"value": "read quickly", "batch": 1, "options": {}}]}),
+        (b'{"instances": [{"refuse": 1}]}', 5, {"error": "no thank you"}),
+        (b"", 5, {"error": "Invalid inputs: The request body is empty; expected"}),
+        (b'{"instances": [{"explode": 1}]}', 6, {"error": "Failed to run the provided model: RuntimeError: boom"}),
+        (b'{"instances": [{"odd": 1}]}', 6, {"error": "There was a problem processing the outputs"}),
+    ],
+)
+def test_one_request_is_answered_from_stdin_to_stdout(place, body, code, payload):
+    done = serve(place, "m", "--once", input=body.decode())
+    assert done.returncode == code
+    told = json.loads(done.stdout)
+    if "error" in payload:
+        assert told.keys() == {"error"}
+        assert told["error"].startswith(payload["error"])
+    else:
+        assert told == payload
+    assert "this must not reach the ready line" in done.stderr
+    assert not (place / "s").exists()
+
+
+def test_an_unusable_model_answers_no_request(place):
+    done = serve(place, "broken", "--once", input="{}")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "the weights are torn" in json.loads(done.stderr.splitlines()[-1])["error"]
+
+
 def test_a_stale_socket_is_replaced_and_any_other_file_is_left_alone(place):
     (place / "s").write_text("precious")
     done = serve(place, "m")
@@ -498,9 +528,8 @@ def test_a_stale_socket_is_replaced_and_any_other_file_is_left_alone(place):
         runner.close()
 
 
-def serve(place: Path, model: str, *options: str) -> subprocess.CompletedProcess[str]:
+def serve(place: Path, model: str, *options: str, input: str = "") -> subprocess.CompletedProcess[str]:
     """Run serve.py to its end."""
     command = [sys.executable, str(RUNNERS / "serve.py"), "--socket", str(place / "s"), "--model", model]
-    return subprocess.run(
-        [*command, "--framework", str(place / "toy.py"), *options], capture_output=True, text=True, timeout=60
-    )
+    command += ["--framework", str(place / "toy.py"), *options]
+    return subprocess.run(command, input=input, capture_output=True, text=True, timeout=60)

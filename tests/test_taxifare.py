@@ -1,11 +1,10 @@
-"""The taxi-fare example: the maker of rides, and the trainer run as a person runs it."""
+"""The taxi-fare example: the trainer, run as a person runs it."""
 
-import importlib
 import json
 import math
 import os
-import random
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "taxifare"
+EMPTY = Path("/dev/null")
 REAL_RIDES = ROOT.parent / "shared" / "data" / "taxifare"
-TOLL = 5.54
 
 ASK_THE_EXPORT = """
 import json, sys
@@ -40,8 +39,8 @@ for word in sys.argv[1:]:
 
 
 def make_rides(folder, *args):
-    command = [sys.executable, EXAMPLE / "taxifare_data.py", "--output", folder, *args]
-    return subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "taxifare_data", "make", "--output", folder, *args]
+    return subprocess.run(command, cwd=EXAMPLE, capture_output=True, text=True)
 
 
 def rows_of(file):
@@ -56,13 +55,15 @@ def rides(tmp_path_factory):
     return folder
 
 
-def train(python, output, train_data, eval_data, *args):
+def training(python, output, train_data, eval_data, *args):
     command = [python, "-m", "trainer.task", "--train_data_paths", train_data, "--eval_data_paths", eval_data]
     command += ["--output_dir", output, *args, "--job-dir", "gs://bucket/job"]
+    return [str(word) for word in command]
+
+
+def train(*told):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
-    return subprocess.run(
-        [str(word) for word in command], cwd=EXAMPLE, env=environment, capture_output=True, text=True, timeout=240
-    )
+    return subprocess.run(training(*told), cwd=EXAMPLE, env=environment, capture_output=True, text=True, timeout=240)
 
 
 def ask(python, folder, columns):
@@ -79,79 +80,6 @@ def exported(done):
 
 def lowest_error(done):
     return float(re.search(r"^RMSE: (\d+\.\d\d) \(best, step \d+\)$", done.stdout, re.MULTILINE)[1])
-
-
-def test_the_same_seed_makes_the_same_bytes_and_another_seed_does_not(rides, tmp_path):
-    assert make_rides(tmp_path / "again", "--rows", "2000", "--seed", "7").returncode == 0
-    assert make_rides(tmp_path / "other", "--rows", "2000", "--seed", "8").returncode == 0
-    for name in ("taxi-train.csv", "taxi-valid.csv"):
-        assert (tmp_path / "again" / name).read_bytes() == (rides / name).read_bytes()
-        assert (tmp_path / "other" / name).read_bytes() != (rides / name).read_bytes()
-
-
-def test_made_rides_have_the_labs_seven_columns_and_lie_in_new_york(rides):
-    train_rows, valid_rows = rows_of(rides / "taxi-train.csv"), rows_of(rides / "taxi-valid.csv")
-    assert (len(train_rows), len(valid_rows)) == (2000, 400)
-    assert [row[6] for row in train_rows] == [str(key) for key in range(2000)]
-    for row in train_rows + valid_rows:
-        assert len(row) == 7
-        _, from_lon, from_lat, to_lon, to_lat = map(float, row[:5])
-        assert all(-74.1 < lon < -73.7 for lon in (from_lon, to_lon))
-        assert all(40.6 < lat < 40.9 for lat in (from_lat, to_lat))
-        assert row[5] in {"1", "2", "3", "4", "5", "6"}
-
-
-def test_made_fares_follow_the_meters_rules(rides):
-    for row in rows_of(rides / "taxi-train.csv"):
-        fare, from_lon, from_lat, to_lon, to_lat = map(float, row[:5])
-        at_least = (
-            2.5 + 0.5 + 0.5 * math.floor(5 * math.dist((from_lon * 52, from_lat * 69), (to_lon * 52, to_lat * 69)))
-        )
-        to_or_from_jfk = (from_lon > -73.8) != (to_lon > -73.8)
-        assert fare >= (min(at_least, 52.5) if to_or_from_jfk else at_least), row
-        without_toll = fare if (fare * 2).is_integer() else fare - TOLL
-        assert math.isclose(without_toll * 2, round(without_toll * 2), abs_tol=1e-9), row
-
-
-def test_the_meter_counts_fifths_of_miles_slow_minutes_and_surcharges(taxifare_data):
-    monday, saturday = 0, 5
-    assert taxifare_data.metered(miles=0.0, slow=0.0, hour=12, weekday=monday) == 300
-    assert taxifare_data.metered(miles=2.0, slow=3.9, hour=12, weekday=monday) == 300 + 500 + 150
-    assert taxifare_data.metered(miles=0.0, slow=0.0, hour=17, weekday=monday) == 400
-    assert taxifare_data.metered(miles=0.0, slow=0.0, hour=17, weekday=saturday) == 300
-    assert taxifare_data.metered(miles=0.0, slow=0.0, hour=23, weekday=saturday) == 350
-
-
-def test_a_ride_between_jfk_and_manhattan_costs_the_flat_fare(taxifare_data):
-    made = [taxifare_data.ride(random.Random(seed)).split(",") for seed in range(4000)]
-    midtown = [
-        float(row[0])
-        for row in made
-        if float(row[1]) > -73.8 and float(row[3]) < -73.97 and float(row[4]) > 40.74  # well inside Manhattan
-    ]
-    assert midtown
-    assert set(midtown) <= {52.5, 58.04}
-
-
-@pytest.fixture
-def taxifare_data(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLE))
-    return importlib.import_module("taxifare_data")
-
-
-def test_bad_rows_are_the_share_that_was_asked_for(tmp_path):
-    assert make_rides(tmp_path, "--rows", "500", "--bad-rows", "0.1").returncode == 0
-    rows = rows_of(tmp_path / "taxi-train.csv")
-    assert len(rows) == 500
-    assert sum(len(row) != 7 or row[0] == "n/a" for row in rows) == 50
-
-
-@pytest.mark.parametrize("args", [("--rows", "0"), ("--rows", "many"), ("--bad-rows", "1.5"), ("--bad-rows", "nan")])
-def test_the_maker_refuses_bad_numbers_by_name_and_writes_nothing(tmp_path, args):
-    done = make_rides(tmp_path / "rides", *args)
-    assert done.returncode == 2
-    assert f"argument {args[0]}: {args[1]!r} is not a" in done.stderr.replace('"', "'")
-    assert not (tmp_path / "rides").exists()
 
 
 @pytest.fixture(scope="module")
@@ -209,9 +137,12 @@ def test_a_checkpoint_of_another_network_is_an_error_that_names_it(trained, runt
     assert other.returncode == 1
     assert re.fullmatch(
         rf"trainer.task: error: {re.escape(str(output))}/ckpt-\d+ holds another network: "
-        r"choose another --output_dir, or the --hidden_units it has\n",
+        r"choose another --output_dir, or the --hidden_units and --features it has\n",
         other.stderr,
     )
+    other = train(runtime_python, *paths, "--features", "engineered")
+    assert other.returncode == 1
+    assert "holds another network" in other.stderr
 
 
 @pytest.mark.runtime
@@ -250,6 +181,18 @@ def test_data_that_cannot_be_used_is_an_error_that_names_it(runtime_python, ride
     done = train(runtime_python, tmp_path / "out", rides / "taxi-train.csv", tmp_path / "words.csv")
     assert done.returncode == 1
     assert f"trainer.task: error: no ride can be read from {tmp_path}/words.csv: " in done.stderr
+
+    done = train(runtime_python, tmp_path / "out", rides / "taxi-train.csv", EMPTY)
+    assert done.returncode == 1
+    assert "no ride can be read from /dev/null: expected rows of fare_amount," in done.stderr
+
+    batch = ("--train_batch_size", "2001")
+    done = train(runtime_python, tmp_path / "out", rides / "taxi-train.csv", rides / "taxi-valid.csv", *batch)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "trainer.task: error: --train_batch_size 2001 is more than there are rides to train on: "
+        "give at most 2000, or more rides\n"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -259,6 +202,8 @@ def test_unknown_and_malformed_arguments_are_refused_by_name(runtime_python):
         "--train_step=5": "unrecognized arguments: --train_step=5",
         "--train_steps=0": "argument --train_steps: it must be above 0",
         "--hidden_units=128 many": "argument --hidden_units: 'many' is not a whole number",
+        "--seed=4294967296": "argument --seed: it must be below 2**32",
+        "--features=cooked": "argument --features: invalid choice: 'cooked'",
         "--learning_rate=nan": "argument --learning_rate: 'nan' is not a number above 0",
         "--eval_data_paths= , ": "argument --eval_data_paths: it is empty",
     }
@@ -272,8 +217,106 @@ def test_unknown_and_malformed_arguments_are_refused_by_name(runtime_python):
 
 
 @pytest.mark.runtime
+def test_an_output_folder_that_cannot_be_written_is_an_error_before_the_training(runtime_python, rides, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = train(runtime_python, tmp_path / "file", rides / "taxi-train.csv", rides / "taxi-valid.csv")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"trainer.task: error: --output_dir {tmp_path}/file cannot be written: ")
+    assert "step " not in done.stdout
+
+
+@pytest.mark.runtime
+def test_a_training_that_diverges_is_an_error_and_exports_nothing(runtime_python, rides, tmp_path):
+    steps = ("--train_steps", "30", "--learning_rate", "1e30")
+    done = train(runtime_python, tmp_path / "out", rides / "taxi-train.csv", rides / "taxi-valid.csv", *steps)
+    assert done.returncode == 1
+    assert "training diverged, there is nothing to export: try a --learning_rate below 1e+30" in done.stderr
+    assert not (tmp_path / "out" / "export").exists()
+
+
+@pytest.mark.runtime
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_goes_on_to_the_very_end_it_would_have_had(runtime_python, rides, tmp_path, number):
+    steps = ("--train_steps", "6000", "--train_batch_size", "300")
+    paths = rides / "taxi-train.csv", rides / "taxi-valid.csv"
+    command = training(runtime_python, tmp_path / "cut", *paths, *steps)
+    with subprocess.Popen(command, cwd=EXAMPLE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        while not running.stdout.readline().startswith("step 400/"):
+            assert running.poll() is None
+        running.send_signal(number)
+        said, faults = running.communicate(timeout=60)
+    assert running.returncode == 128 + number, (said, faults)
+    assert faults == ""
+    interrupted = re.search(r"^Interrupted at step (\d+), saved as (.+)\.$", said, re.MULTILINE)
+    assert "The same command goes on from there." in said
+    step, checkpoint = interrupted.groups()
+    assert 400 <= int(step) < 6000
+    assert checkpoint == f"{tmp_path}/cut/ckpt-{step}"
+    assert not (tmp_path / "cut" / "export").exists()
+
+    rest = train(runtime_python, tmp_path / "cut", *paths, *steps)
+    assert f"Resuming from step {step}, {checkpoint}" in rest.stdout
+    whole = train(runtime_python, tmp_path / "whole", *paths, *steps)
+    assert figures(rest) == figures(whole)[-len(figures(rest)) :]
+    assert lowest_error(rest) == lowest_error(whole)
+
+
+def figures(done):
+    """What each progress line says but for its speed."""
+    assert done.returncode == 0, done.stderr
+    return re.findall(r"^(step .+?)  [\d,]+ examples/s$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.runtime
+def test_engineered_features_err_less_and_are_served_from_the_same_five_columns(
+    trained, runtime_python, rides, tmp_path
+):
+    steps = ("--train_steps", "600", "--features", "engineered")
+    done = train(runtime_python, tmp_path, rides / "taxi-train.csv", rides / "taxi-valid.csv", *steps)
+    assert lowest_error(done) < lowest_error(trained[1])
+    features = list(json.loads((EXAMPLE / "test.json").read_text()))
+    fares, *columns = zip(*[map(float, row[:6]) for row in rows_of(rides / "taxi-valid.csv")], strict=True)
+    _, inputs, outputs, guesses = ask(runtime_python, exported(done), dict(zip(features, columns, strict=True)))
+    assert inputs == {name: ["float32", [None]] for name in features}
+    assert outputs == {"predictions": ["float32", [None, 1]]}
+    squares = [(guess - fare) ** 2 for (guess,), fare in zip(guesses, fares, strict=True)]
+    assert math.sqrt(sum(squares) / len(squares)) == pytest.approx(lowest_error(done), abs=0.01)
+
+
+READ_SUMMARIES = """
+import json, sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+found = {}
+for name in ("train", "eval"):
+    events = EventAccumulator(f"{sys.argv[1]}/{name}", size_guidance={"tensors": 0})
+    events.Reload()
+    plugin = lambda tag: events.summary_metadata[tag].plugin_data.plugin_name
+    found[name] = {tag: [plugin(tag), [each.step for each in events.Tensors(tag)]] for tag in events.Tags()["tensors"]}
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.runtime
+def test_tensorboard_gets_both_errors_the_learning_rate_and_the_weights(trained, runtime_python):
+    output, _ = trained
+    read = [str(runtime_python), "-c", READ_SUMMARIES, str(output)]
+    found = json.loads(subprocess.run(read, capture_output=True, text=True, check=True, timeout=120).stdout)
+    steps = list(range(20, 601, 20))
+    assert set(found["eval"]) == {"loss", "rmse"}
+    assert found["eval"]["rmse"][0] == "scalars"
+    assert found["eval"]["rmse"][1][:30] == steps
+    scalars = {tag for tag, (kind, _) in found["train"].items() if kind == "scalars"}
+    assert scalars == {"loss", "rmse", "learning_rate", "examples_per_second"}
+    histograms = {tag: each for tag, (kind, each) in found["train"].items() if kind == "histograms"}
+    assert set(histograms) == {f"layer_{n}/{what}" for n in range(1, 5) for what in ("weights", "biases")}
+    assert histograms["layer_1/weights"][:30] == steps
+
+
+@pytest.mark.runtime
 @pytest.mark.skipif(not REAL_RIDES.is_dir(), reason="the real rides are not beside this checkout")
-def test_on_real_rides_the_error_is_at_most_five_dollars_twenty(runtime_python, tmp_path):
-    done = train(runtime_python, tmp_path, REAL_RIDES / "taxi-train.csv", REAL_RIDES / "taxi-valid.csv")
+@pytest.mark.parametrize(("features", "most"), [("raw", 5.0), ("engineered", 4.87)])
+def test_on_real_rides_the_error_is_less_than_five_dollars(runtime_python, tmp_path, features, most):
+    paths = REAL_RIDES / "taxi-train.csv", REAL_RIDES / "taxi-valid.csv"
+    done = train(runtime_python, tmp_path, *paths, "--features", features)
     assert exported(done).is_dir()
-    assert lowest_error(done) <= 5.2
+    assert lowest_error(done) <= most

@@ -11,7 +11,20 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from taxiway import errors
-from taxiway.cli import auth, client, host, jobs, models, options, predict, printing, projects, storage
+from taxiway.cli import (
+    auth,
+    client,
+    host,
+    jobs,
+    local,
+    models,
+    options,
+    predict,
+    printing,
+    projects,
+    storage,
+    tensorboards,
+)
 
 app = options.group("A self-hosted Cloud ML Engine: package, train, deploy and predict.")
 
@@ -36,9 +49,11 @@ app.add_typer(auth.app, name="auth")
 app.add_typer(storage.app, name="storage")
 app.add_typer(projects.app, name="projects")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(local.app, name="local")
 app.add_typer(models.models, name="models")
 app.add_typer(models.versions, name="versions")
 app.add_typer(models.operations, name="operations")
+app.add_typer(tensorboards.app, name="tensorboard")
 predict.add_to(app)
 
 

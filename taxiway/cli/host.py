@@ -23,6 +23,7 @@ from taxiway.address import Address
 from taxiway.cli import options, printing
 from taxiway.cli.printing import say
 from taxiway.environments import progress, pythons, runtimes
+from taxiway.environments.runtimes import Choice
 
 Home = Annotated[Path | None, typer.Option(help="The server's folder (default: TAXIWAY_HOME, else ~/.taxiway).")]
 MaybeVersion = Annotated[
@@ -57,8 +58,8 @@ def up(
 
 def env(home: Home = None) -> None:
     """Print the variables that point gcloud, gsutil and Google's Python clients in this shell at the server."""
-    folder = _home(home)
-    for name, value in variables(_running(folder), folder).items():
+    folder = home_of(home)
+    for name, value in variables(running(folder), folder).items():
         typer.echo(f"export {name}={shlex.quote(value)}")
 
 
@@ -67,8 +68,8 @@ def run(command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...")], 
 
     A local TensorFlow so reads and writes gs:// paths. The exit code is the command's.
     """
-    folder = _home(home)
-    here = _running(folder)
+    folder = home_of(home)
+    here = running(folder)
     _replace_with(command, {**os.environ, **variables(here, folder), **interception(here)})
 
 
@@ -104,11 +105,7 @@ def build(version: MaybeVersion = None, python_version: Python = None) -> None:
         say(f"Runtime {version} for Python {choice.release} is built already.")
         typer.echo(str(ready))
         return
-    say(f"Building runtime {version} for Python {choice.release} in {runtimes.path(choice)}")
-    with _building() as told:
-        interpreter = runtimes.build(choice, told)
-    say(f"Built runtime {version} for Python {choice.release}.")
-    typer.echo(str(interpreter))
+    typer.echo(str(interpreter_of(choice)))
 
 
 @RUNTIMES.command(epilog=options.example("$(taxiway runtimes python 2.21) -m trainer.task --help"))
@@ -160,22 +157,12 @@ def interception(here: Address) -> dict[str, str]:
     return tunnel.variables(f"http://127.0.0.1:{here.proxy_port}", here.bundle)
 
 
-def _announcer(home: Path) -> Callable[[Address], None]:
-    def announce(here: Address) -> None:
-        elsewhere = home != settings.default_home(os.environ)
-        asked = f" --home {shlex.quote(str(home))}" if elsewhere else ""
-        say(f"Taxiway listens at {here.url} (home {home}).")
-        say(f"Project {here.project}, number {here.project_number}. Ctrl-C ends it.")
-        say(f'Next, in another shell: eval "$(taxiway env{asked})"')
-
-    return announce
-
-
-def _home(given: Path | None) -> Path:
+def home_of(given: Path | None) -> Path:
+    """The folder that --home names, else TAXIWAY_HOME, else ~/.taxiway."""
     return given.expanduser().absolute() if given else settings.default_home(os.environ)
 
 
-def _running(home: Path) -> Address:
+def running(home: Path) -> Address:
     """The address of the home's server. Raises Unavailable if it does not answer there."""
     start = "taxiway up" if home == Path.home() / ".taxiway" else f"taxiway up --home {shlex.quote(str(home))}"
     if not (home / "server.json").exists():
@@ -186,6 +173,50 @@ def _running(home: Path) -> Address:
     except httpx.HTTPError as error:
         raise errors.Unavailable(f"No server answers at {here.url} for {home} ({error}). Start it: {start}") from error
     return here
+
+
+def interpreter_of(choice: Choice) -> Path:
+    """The runtime's interpreter, after building the runtime, and showing how far that is, if nobody has yet."""
+    if ready := runtimes.ready(choice):
+        return ready
+    version = choice.runtime.version
+    say(f"Building runtime {version} for Python {choice.release} in {runtimes.path(choice)}")
+    with building() as told:
+        interpreter = runtimes.build(choice, told)
+    say(f"Built runtime {version} for Python {choice.release}.")
+    return interpreter
+
+
+@contextlib.contextmanager
+def building() -> Iterator[progress.Say]:
+    """Shows a build's progress: a bar that is redrawn on a terminal, else lines as of a log; nothing without news."""
+    if not printing.on_terminal():
+        yield progress.Lines(say)
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task("", total=None)
+
+    def redraw(news: progress.Progress) -> None:
+        bar.start()
+        total = None if news.fraction is None else 1.0
+        bar.update(task, description=news.text[:80], total=total, completed=news.fraction or 0)
+
+    try:
+        yield redraw
+    finally:
+        bar.stop()
+
+
+def _announcer(home: Path) -> Callable[[Address], None]:
+    def announce(here: Address) -> None:
+        elsewhere = home != settings.default_home(os.environ)
+        asked = f" --home {shlex.quote(str(home))}" if elsewhere else ""
+        say(f"Taxiway listens at {here.url} (home {home}).")
+        say(f"Project {here.project}, number {here.project_number}. Ctrl-C ends it.")
+        say(f'Next, in another shell: eval "$(taxiway env{asked})"')
+
+    return announce
 
 
 def _replace_with(command: list[str], environ: dict[str, str]) -> NoReturn:
@@ -204,20 +235,3 @@ def _state(python: str, built: bool) -> str:
     if built:
         return "BUILT"
     return "NOT_BUILT" if pythons.find(python) else "NO_PYTHON"
-
-
-@contextlib.contextmanager
-def _building() -> Iterator[progress.Say]:
-    """Shows a build's progress: a bar that is redrawn on a terminal, else lines as of a log."""
-    if not printing.on_terminal():
-        yield progress.Lines(say)
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def redraw(news: progress.Progress) -> None:
-            total = None if news.fraction is None else 1.0
-            bar.update(task, description=news.text[:80], total=total, completed=news.fraction or 0)
-
-        yield redraw

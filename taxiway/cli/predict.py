@@ -17,6 +17,9 @@ from taxiway.cli.client import Refused
 Instances = Annotated[
     str | None, typer.Option(help="A file with one JSON instance on each line; - for standard input.")
 ]
+Request = Annotated[str | None, typer.Option(help='A file with a whole request: {"instances": [...]}.')]
+Texts = Annotated[str | None, typer.Option(help="A file with one text instance on each line.")]
+Signature = Annotated[str | None, typer.Option(help="The signature (default: serving_default).")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,14 +36,28 @@ def predict(
     model: Annotated[str, typer.Option(help="The model's name.")],
     version: Annotated[str | None, typer.Option(help="The version's name (default: the model's default one).")] = None,
     json_instances: Instances = None,
-    json_request: Annotated[str | None, typer.Option(help='A file with a whole request: {"instances": [...]}.')] = None,
-    text_instances: Annotated[str | None, typer.Option(help="A file with one text instance on each line.")] = None,
-    signature_name: Annotated[str | None, typer.Option(help="The signature (default: serving_default).")] = None,
+    json_request: Request = None,
+    text_instances: Texts = None,
+    signature_name: Signature = None,
     region: options.Region = None,
     project: options.Project = None,
     format: options.Format = None,
 ) -> None:
     """Ask a model for predictions. There is no limit on the number of instances."""
+    body = request(json_instances, json_request, text_instances, signature_name)
+    server = client.connect(project)
+    names.ml_name(model, "model")
+    name = names.version_name(server.project, model, version) if version else names.model_name(server.project, model)
+    answer = server.post(f"/v1/{name}:predict", body)
+    if failed := client.error_of(answer):  # the service also answered so with 200
+        raise Refused(400, failed[0] or "INVALID_ARGUMENT", failed[1])
+    typer.echo(shown(answer, format))
+
+
+def request(
+    json_instances: str | None, json_request: str | None, text_instances: str | None, signature_name: str | None
+) -> dict[str, Any]:
+    """The body that the flags ask for, of which exactly one names a file."""
     given = [each for each in (json_instances, json_request, text_instances) if each is not None]
     if len(given) != 1:
         raise typer.BadParameter("give exactly one of --json-instances, --json-request and --text-instances")
@@ -52,13 +69,7 @@ def predict(
         body = _request(given[0])
     if signature_name:
         body["signature_name"] = signature_name
-    server = client.connect(project)
-    names.ml_name(model, "model")
-    name = names.version_name(server.project, model, version) if version else names.model_name(server.project, model)
-    answer = server.post(f"/v1/{name}:predict", body)
-    if failed := client.error_of(answer):  # the service also answered so with 200
-        raise Refused(400, failed[0] or "INVALID_ARGUMENT", failed[1])
-    typer.echo(shown(answer, format))
+    return body
 
 
 def shown(answer: dict[str, Any], form: options.Form | None) -> str:

@@ -52,11 +52,13 @@ def follow(server: Client, job: str, task: str | None, to_stderr: bool) -> dict[
 class Log:
     """The entries of a job that were not seen yet. Reads the last seconds anew each time, as entries may come late."""
 
-    def __init__(self, server: Client, job: str, task: str | None) -> None:
+    def __init__(self, server: Client, job: str, task: str | None, holding: str = "") -> None:
         self.server = server
         filters = ['(resource.type="ml_job" OR resource.type="cloudml_job")', f'resource.labels.job_id="{job}"']
         if task:
             filters.append(f'(resource.labels.task_name="{task}" OR labels.task_name="{task}")')
+        if holding:
+            filters.append(f'jsonPayload.message:"{holding}"')
         self.filter = " AND ".join(filters)
         self.seen: dict[str, str] = {}  # insertId -> timestamp, of the entries that may be listed again
         self.low = "1970-01-01T01:00:00.000000000Z"  # gcloud's first one
@@ -101,6 +103,12 @@ class Log:
         if low > self.low:
             self.low = low
             self.seen = {key: stamp for key, stamp in self.seen.items() if stamp >= low}
+
+
+def messages(server: Client, job: str, holding: str) -> Iterator[str]:
+    """The messages of a job's log so far that hold some words, in order of their times."""
+    for entry in Log(server, job, None, holding).fresh(time.monotonic()):
+        yield str(entry.get("jsonPayload", {}).get("message") or "")
 
 
 def lines(entry: dict[str, Any]) -> Iterator[str]:

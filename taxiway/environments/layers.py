@@ -38,6 +38,12 @@ def ensure(choice: Choice, archives: Sequence[Path], say: Say | None = None) -> 
     return folders.interpreter(folder)
 
 
+def holds(interpreter: Path) -> dict[str, str]:
+    """The distributions of an interpreter's layer: normal name -> version; none if it is a runtime's own."""
+    about = folders.record(interpreter.parent.parent) or {}
+    return dict(about["packages"]) if "runtime" in about else {}
+
+
 def _build(folder: Path, choice: Choice, archives: list[Path], turn: int, say: Say | None) -> dict[str, Any]:
     site = folders.site(folder, choice.python)
     names = ", ".join(archive.name for archive in archives)

@@ -11,6 +11,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+# Variables of a shell that would change which Python runs, or what it finds.
+MISLEADING = (
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "PYTHONSTARTUP",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "UV_PYTHON",
+    "UV_CONSTRAINT",
+)
+
 
 def find(version: str) -> Path | None:
     """An interpreter of "3.11" that runs, or None. None is ever downloaded.
@@ -76,14 +87,5 @@ def environ() -> dict[str, str]:
 
     Nothing of ours is in it: the setup.py of a stranger's package reads it too.
     """
-    misleading = (
-        "PYTHONPATH",
-        "PYTHONHOME",
-        "PYTHONSTARTUP",
-        "VIRTUAL_ENV",
-        "CONDA_PREFIX",
-        "UV_PYTHON",
-        "UV_CONSTRAINT",
-    )
-    kept = {k: v for k, v in os.environ.items() if k not in misleading and not k.startswith("TAXIWAY_")}
+    kept = {k: v for k, v in os.environ.items() if k not in MISLEADING and not k.startswith("TAXIWAY_")}
     return {**kept, "NO_COLOR": "1", "TERM": "xterm"}

@@ -1,6 +1,7 @@
 """Answer predictions for one loaded model over a unix socket.
 
     python serve.py --socket PATH --model DIR --framework tensorflow [--check]
+    python serve.py --once --model DIR --framework tensorflow < request
 
 A frame, both ways, is a header ``!IQB`` and a payload: the payload's length in bytes (uint32), the request's number
 (uint64, chosen by the asking side and repeated in the reply), the kind (uint8).
@@ -27,6 +28,9 @@ Any number of connections, each with any number of requests under way; replies m
 When it can serve it prints one line, ``{"ready": {...}}``, on stdout and nothing else there, ever. If the model is
 unusable the last line on stderr is ``{"error": "Failed to load model: ... (Error code: 0)"}`` and the exit code is 3;
 if the socket is, it is 4. SIGTERM, SIGINT and the end of the parent let it finish what has arrived; the exit code is 0.
+
+With ``--once`` there is no socket and no ready line: the body of one request is read from stdin, and the payload of its
+reply is all that is written to stdout. The exit code is 0 for predicted, 5 for refused, 6 for failed.
 
 NaN and infinities are written as ``NaN`` and ``Infinity``, as Python's json writes and reads them: JSON has no word.
 """
@@ -64,7 +68,7 @@ READ_SHARE = 16 << 20  # bytes taken from one connection before the others have 
 PARENT_CHECK = 5.0  # seconds; where the kernel cannot tell us that our parent died, we look this often
 DRAIN = 10.0  # seconds that slow readers have to take their last replies
 
-EXIT_MODEL, EXIT_SOCKET = 3, 4
+EXIT_MODEL, EXIT_SOCKET, EXIT_REFUSED, EXIT_FAILED = 3, 4, 5, 6
 
 
 def main():
@@ -79,6 +83,8 @@ def main():
     if arguments.check:
         say(ready_line, ready)
         leave(0)
+    if arguments.once:
+        answer_once(model, ready_line)
     try:
         listener = listen(arguments.socket)
     except OSError as error:
@@ -94,15 +100,16 @@ def main():
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description="Answer predictions for one model over a unix socket.")
-    parser.add_argument("--socket", help="path of the unix socket to make (needed unless --check)")
+    parser.add_argument("--socket", help="path of the unix socket to make (needed unless --check or --once)")
     parser.add_argument("--model", required=True, help="folder that holds the model")
     parser.add_argument("--framework", required=True, help="tensorflow, or the path of a Python file")
     parser.add_argument("--check", action="store_true", help="load, predict one made-up instance, print, exit")
+    parser.add_argument("--once", action="store_true", help="load, answer the one request on stdin, exit")
     parser.add_argument("--max-rows", type=int, default=MAX_ROWS, help="instances in a batch; 1 never merges requests")
     parser.add_argument("--parent", type=int, help="process whose end ends this one (default: whoever started it)")
     arguments = parser.parse_args()
-    if not arguments.check and not arguments.socket:
-        parser.error("--socket PATH is needed unless --check is given")
+    if not (arguments.check or arguments.once or arguments.socket):
+        parser.error("--socket PATH is needed unless --check or --once is given")
     return arguments
 
 
@@ -162,6 +169,19 @@ def load_and_check(framework, folder):
     if remark:
         ready["remark"] = remark
     return model, {"ready": ready}
+
+
+def answer_once(model, descriptor):
+    """Answer the request on stdin as the loop would, and end the process with the outcome's exit code."""
+    try:
+        requests = [understood(getattr(model, "read", None), sys.stdin.buffer.read())]
+    except Malformed as error:
+        kind, payload = write_reply(REFUSED, MALFORMED.format(error))
+    else:
+        kind, payload = write_reply(*predict_each(model, requests)[0])
+    with open(descriptor, "wb") as output:
+        output.write(payload)
+    leave({PREDICTED: 0, REFUSED: EXIT_REFUSED}.get(kind, EXIT_FAILED))
 
 
 def framework_file(framework):
@@ -363,9 +383,9 @@ class Server:
             if connection.gone:
                 continue
             try:
-                request = (self.read_quickly and self.read_quickly(body)) or read_request(body)
+                request = understood(self.read_quickly, body)
             except Malformed as error:
-                self.reply(connection, number, REFUSED, "Invalid inputs: {} (Error code: 1)".format(error))
+                self.reply(connection, number, REFUSED, MALFORMED.format(error))
                 answered.add(connection)
                 continue
             asking.append((connection, number))
@@ -416,6 +436,14 @@ class Server:
 
 class Malformed(Exception):
     """A request's body is not {"instances": [...]}."""
+
+
+MALFORMED = "Invalid inputs: {} (Error code: 1)"
+
+
+def understood(read_quickly, body):
+    """(instances, options) of a request's body: by the model's own quick reader, if it has one and knows the body."""
+    return (read_quickly and read_quickly(body)) or read_request(body)
 
 
 def read_request(body):

@@ -1,9 +1,35 @@
-"""The taxi-fare trainer: task.py reads the command line, model.py is the model.
+"""The taxi-fare trainer: task.py reads the command line, rides.py the files, and model.py learns from them."""
 
-TensorFlow reads these two settings when it is first imported, so they stand here, before any module of the package.
-"""
-
+import contextlib
 import os
+import sys
+import tempfile
+import time
+
+BEGAN = time.monotonic()  # the first line that says how fast it goes also says what came before
+
+
+@contextlib.contextmanager
+def quiet():
+    """Keeps what is written to stderr to itself, unless the block fails.
+
+    TensorFlow greets whoever imports it with lines that no setting of its own turns off.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(stderr, said.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only: the training lines are what a person came to see
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # no gain on a network this small, and it announces itself twice
+with quiet():
+    import tensorflow  # noqa: F401 - model.py and rides.py find it imported

@@ -1,9 +1,11 @@
-"""A neural network that guesses a taxi fare: read the rides, build, train, keep the best, export.
+"""A neural network that guesses a taxi fare: prepare the rides, train, keep the best weights, export them.
 
 Read it from top to bottom: train_and_evaluate is the whole story, and what it calls follows in the same order.
+Everything that happens once a step happens inside TensorFlow; Python has its turn once in a thousand steps.
 """
 
-import io
+import math
+import signal
 import sys
 import time
 
@@ -11,233 +13,354 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer import BEGAN, rides
+from trainer.rides import FEATURES, BadInput
+
 try:
     import tensorboard  # tf.summary cannot write without it
 except ImportError:
     tensorboard = None
 
-LABEL = "fare_amount"  # US dollars
-FEATURES = ["pickuplon", "pickuplat", "dropofflon", "dropofflat", "passengers"]  # degrees, and a count
-COLUMNS = [LABEL, *FEATURES, "key"]  # the files have no header; the key is not used
-DEFAULTS = [0.0, -74.0, 40.0, -74.0, 40.7, 1.0]  # stand in for an empty field, as in the 2018 lab
-LARGEST = 1e6  # no fare, degree or count is larger, and neither NaN nor infinity is smaller
-
-
-class BadInput(Exception):
-    """The data or the output folder cannot be used; the message says which, and what to try."""
+SAVE_EVERY = 15  # seconds between two checkpoints: one on gs:// takes a while
+LONGEST_CALL = 1000  # steps between two evaluations, at most
+KM_EAST, KM_NORTH = 84.3, 111.2  # kilometres in a degree, at 40.75 degrees north
+AVENUES = math.radians(29)  # Manhattan's avenues run so far east of north, and cars follow them
+PLACES = {  # where a fare has rules of its own, and the middle of most rides: (lon, lat)
+    "JFK": (-73.783, 40.6455),
+    "LaGuardia": (-73.872, 40.774),
+    "Newark": (-74.178, 40.6915),
+    "Midtown": (-73.982, 40.757),
+}
 
 
 def train_and_evaluate(args):
     """Trains until step args.train_steps, from the last checkpoint if there is one, and exports the best weights."""
-    rides, fares = read_rides(args.train_data_paths)
-    held_out = read_rides(args.eval_data_paths)
-    if args.eval_steps:
-        held_out = [column[: args.eval_steps * args.train_batch_size] for column in held_out]
-    print(f"{len(fares):,} rides to train on, {len(held_out[1]):,} to evaluate on", flush=True)
-
-    tf.get_logger().setLevel("ERROR")  # or it lists every value of a checkpoint that does not fit
+    imported = time.monotonic()
+    # One thread: a step of so small a network is over before a second thread has heard of it.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.utils.set_random_seed(args.seed)
-    network = build_network(args.hidden_units, rides, fares)
+
+    train_rides, train_fares = rides.read_rides(args.train_data_paths)
+    eval_rides, eval_fares = rides.read_rides(args.eval_data_paths)
+    if args.eval_steps:
+        most = args.eval_steps * args.train_batch_size
+        eval_rides, eval_fares = eval_rides[:most], eval_fares[:most]
+    print(f"{len(train_fares):,} rides to train on, {len(eval_fares):,} to evaluate on", flush=True)
+    if args.train_batch_size > len(train_fares):
+        raise BadInput(
+            f"--train_batch_size {args.train_batch_size} is more than there are rides to train on: give at most "
+            f"{len(train_fares)}, or more rides"
+        )
+    read = time.monotonic()
+
+    scales = Scales(args.features, train_rides, train_fares)
+    network = build_network(args.hidden_units, scales.width)
     best = keras.models.clone_model(network)  # the weights with the lowest error so far
-    optimizer = keras.optimizers.Adam(args.learning_rate)
-    optimizer.build(network.trainable_variables)
-    step, best_step = tf.Variable(0, dtype=tf.int64), tf.Variable(0, dtype=tf.int64)
-    best_rmse = tf.Variable(float("inf"))
-    checkpoint = tf.train.Checkpoint(
-        network=network, optimizer=optimizer, best=best, step=step, best_step=best_step, best_rmse=best_rmse
+    optimizer = Adam(network.trainable_variables)
+    progress = Progress()
+    checkpoint = tf.train.Checkpoint(scales=scales, network=network, optimizer=optimizer, best=best, progress=progress)
+    manager = open_checkpoints(checkpoint, progress, args.output_dir)
+
+    batch, steps_a_call = args.train_batch_size, min(LONGEST_CALL, max(1, args.train_steps // 30))
+    features, targets = scales.inputs(train_rides), scales.targets(train_fares)
+    blocks = shuffled_blocks(features, targets, steps_a_call * batch, int(progress.step) * batch, args.seed)
+    train = train_function(network, scales, optimizer, batch)
+    evaluate = evaluate_function(network, scales, eval_rides, eval_fares)
+    summaries = Summaries(args.output_dir, network)
+    print(
+        f"Ready after {time.monotonic() - BEGAN:.1f} s: imports {imported - BEGAN:.1f}, reading {read - imported:.1f}, "
+        f"building {time.monotonic() - read:.1f}",
+        flush=True,
     )
-    manager = tf.train.CheckpointManager(checkpoint, args.output_dir, max_to_keep=2)
-    resume(checkpoint, manager, step)
 
-    train = train_function(network, optimizer, rides, fares, args.train_batch_size, args.seed)
-    evaluate = evaluate_function(network, *held_out)
-    summaries = open_summaries(args.output_dir)
-    every = min(1000, max(1, args.train_steps // 30))  # steps between two evaluations
     saved = time.monotonic()
-    while step < args.train_steps:
-        began, first = time.monotonic(), int(step)
-        last = min(first + every, args.train_steps)
-        loss = float(train(first, last))
-        speed = (last - first) * args.train_batch_size / (time.monotonic() - began)
-        step.assign(last)
-        rmse = float(evaluate())
-        if rmse < best_rmse:
-            best.set_weights(network.get_weights())
-            best_rmse.assign(rmse)
-            best_step.assign(last)
-        report(summaries, last, args.train_steps, loss, rmse, speed)
-        if last == args.train_steps or time.monotonic() - saved > 15:  # seconds: a save to gs:// takes a while
-            manager.save(checkpoint_number=last)
-            saved = time.monotonic()
+    with interrupts() as interrupted:
+        while progress.step < args.train_steps and not interrupted:
+            began = time.monotonic()
+            features, targets = next(blocks)
+            steps = min(steps_a_call, args.train_steps - int(progress.step))
+            rate = learning_rate(args.learning_rate, int(progress.step) / args.train_steps)
+            loss = float(train(features[: steps * batch], targets[: steps * batch], rate, progress.step))
+            progress.step.assign_add(steps)
+            speed = steps * batch / (time.monotonic() - began)
+            rmse = float(evaluate())
+            if rmse < progress.best_rmse:
+                best.set_weights(network.get_weights())
+                progress.best_rmse.assign(rmse)
+                progress.best_step.assign(progress.step)
+            print(
+                f"step {int(progress.step)}/{args.train_steps}  loss {loss:.2f}  eval RMSE {rmse:.2f}  "
+                f"{speed:,.0f} examples/s",
+                flush=True,
+            )
+            summaries.write(progress.step, *map(tf.constant, (loss, rmse, rate, speed)))
+            if interrupted or progress.step == args.train_steps or time.monotonic() - saved > SAVE_EVERY:
+                manager.save(checkpoint_number=progress.step)
+                summaries.flush()
+                saved = time.monotonic()
 
-    if not best_step:
+    if interrupted:
+        print(f"Interrupted at step {int(progress.step)}, saved as {manager.latest_checkpoint}.")
+        print("The same command goes on from there.", flush=True)
+        sys.exit(128 + interrupted[0])
+    if not progress.best_step:
         raise BadInput(
             f"training diverged, there is nothing to export: try a --learning_rate below {args.learning_rate}, "
             "and another --output_dir"
         )
-    print(f"RMSE: {float(best_rmse):.2f} (best, step {int(best_step)})")
-    print(f"Exported to {export(best, args.output_dir)}", flush=True)
+    print(f"RMSE: {float(progress.best_rmse):.2f} (best, step {int(progress.best_step)})")
+    print(f"Exported to {export(scales, best, args.output_dir)}", flush=True)
 
 
-def read_rides(patterns):
-    """Returns (features [n, 5], fares [n]), both float32, of every file that the patterns match.
+class Scales(tf.Module):
+    """Between what people say, degrees and dollars, and what a network likes: numbers about 0, one apart.
 
-    Raises BadInput if a pattern matches nothing, or if no row is left. Corrupt rows are skipped, with one warning.
+    Both scales come from the training rides, and are kept in the checkpoints and in the exported model. Nothing here
+    learns, so for all training rides it is done once, before the first step.
     """
-    tables, corrupt = [], []
-    for path in matching_files(patterns):
-        with tf.io.gfile.GFile(path, "rb") as file:
-            table, bad_lines = parse(file.read().decode(errors="replace"))
-        tables.append(table)
-        corrupt += [f"{path} line {number}" for number in bad_lines]
-    rows = np.concatenate(tables)
-    if corrupt:
-        print(
-            f"WARNING: skipped {len(corrupt):,} of {len(rows) + len(corrupt):,} rows: each needs {len(COLUMNS)} "
-            f"columns, and a number or nothing in all but the last (first: {corrupt[0]})",
-            file=sys.stderr,
-            flush=True,
-        )
-    if not len(rows):
-        raise BadInput(f"no ride can be read from {', '.join(patterns)}: expected rows of {','.join(COLUMNS)}")
-    return rows[:, 1:], rows[:, 0]
+
+    def __init__(self, kind, train_rides, train_fares):
+        super().__init__()
+        self.columns = engineered if kind == "engineered" else tf.identity
+        columns = self.columns(tf.constant(train_rides)).numpy()
+        self.width = columns.shape[1]
+        self.mean, self.deviation = fixed(columns.mean(0, np.float64)), fixed(spread(columns))
+        self.fare_mean, self.fare_deviation = fixed(train_fares.mean(0, np.float64)), fixed(spread(train_fares))
+
+    def inputs(self, some_rides):
+        """Rides [n, 5] -> what the network sees [n, width]: the columns of FEATURES, or those of `engineered`.
+
+        Each is cut off at five standard deviations, so that one odd ride cannot pull at every weight.
+        """
+        return tf.clip_by_value((self.columns(some_rides) - self.mean) / self.deviation, -5.0, 5.0)
+
+    def targets(self, fares):
+        """Dollars [n] -> what the network is to say [n, 1]."""
+        return (fares[:, None] - self.fare_mean) / self.fare_deviation
+
+    def dollars(self, guesses):
+        """What the network says [n, 1] -> dollars [n, 1]."""
+        return guesses * self.fare_deviation + self.fare_mean
 
 
-def matching_files(patterns):
-    paths = []
-    for pattern in patterns:
-        try:
-            matches = [path for path in tf.io.gfile.glob(pattern) if not tf.io.gfile.isdir(path)]
-        except tf.errors.NotFoundError:  # a bucket that does not exist
-            matches = []
-        if not matches:
-            raise BadInput(f"no file matches {pattern}: check the path, and that the bucket or folder holds the file")
-        paths += sorted(matches)
-    return paths
+def fixed(value):
+    return tf.Variable(value, trainable=False, dtype=tf.float32)
 
 
-def parse(text):
-    """Returns (rows float32 [n, 6] without the key, numbers of the corrupt lines from 1)."""
-    if not text.strip():
-        return np.empty((0, len(DEFAULTS)), np.float32), []
-    row_type = [(name, np.float32) for name in COLUMNS[:-1]] + [("key", "S1")]
-    try:
-        table = np.loadtxt(io.StringIO(text), row_type, delimiter=",", comments=None, ndmin=1)
-        rows = np.stack([table[name] for name in COLUMNS[:-1]], axis=1)
-        if (np.abs(rows) < LARGEST).all():
-            return rows, []
-    except ValueError:  # an empty field or a corrupt row somewhere: go line by line, three times as slow
-        pass
-    parsed = [(number, parse_line(line)) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    rows = [row for _, row in parsed if row]
-    return np.array(rows, np.float32).reshape(-1, len(DEFAULTS)), [number for number, row in parsed if not row]
+def spread(values):
+    return np.maximum(values.std(0, np.float64), 1e-6)  # a column may be the same for all
 
 
-def parse_line(line):
-    """The six numbers of a row, None if it is corrupt."""
-    fields = line.split(",")
-    if len(fields) != len(COLUMNS):
-        return None
-    try:
-        # zip ends with the defaults, before the key.
-        row = [float(field) if field.strip() else default for field, default in zip(fields, DEFAULTS, strict=False)]
-    except ValueError:
-        return None
-    return row if all(abs(number) < LARGEST for number in row) else None
+def engineered(some_rides):
+    """The five columns, float32 [n, 5], and what a taximeter and its rules make of them, [n, 20]."""
+    from_lon, from_lat, to_lon, to_lat, _ = tf.unstack(some_rides, axis=1)
+    east, north = (to_lon - from_lon) * KM_EAST, (to_lat - from_lat) * KM_NORTH
+    straight = tf.sqrt(east**2 + north**2)
+    along = tf.abs(east * math.sin(AVENUES) + north * math.cos(AVENUES))
+    across = tf.abs(east * math.cos(AVENUES) - north * math.sin(AVENUES))
+    near = [  # 1 at the place itself, half of it after 1.4 km, next to nothing elsewhere
+        tf.exp(-tf.sqrt(((lon - place_lon) * KM_EAST) ** 2 + ((lat - place_lat) * KM_NORTH) ** 2) / 2)
+        for place_lon, place_lat in PLACES.values()
+        for lon, lat in ((from_lon, from_lat), (to_lon, to_lat))
+    ]
+    made = [east, north, straight, along, across, along + across, tf.math.log(straight + 0.1), *near]
+    return tf.concat([some_rides, tf.stack(made, axis=1)], axis=1)
 
 
-def build_network(hidden_units, rides, fares):
-    """A network from [n, 5] to [n, 1] that standardises its own inputs, so that callers send plain degrees."""
-    # Given, not adapt()ed: what a layer learned by adapt() does not reach a clone of the network, nor a restored one.
-    standardise = keras.layers.Normalization(
-        mean=rides.mean(0, np.float64).tolist(), variance=rides.var(0, np.float64).tolist()
-    )
-    # ELU, not ReLU: a layer of four ReLUs can die, and then every ride costs the same. The last layer turns
-    # standard deviations into dollars, so that the first guess is the mean fare and not zero.
+def build_network(hidden_units, width):
+    """A network from Scales.inputs, [n, width], to Scales.targets, [n, 1].
+
+    Leaky ReLU and not ReLU: a layer of four ReLUs can die, and then every ride costs the same.
+    """
     return keras.Sequential(
         [
-            keras.Input((len(FEATURES),)),
-            standardise,
-            *[keras.layers.Dense(units, activation="elu") for units in hidden_units],
+            keras.Input((width,)),
+            *[keras.layers.Dense(units, activation="leaky_relu") for units in hidden_units],
             keras.layers.Dense(1),
-            keras.layers.Rescaling(scale=float(fares.std()) or 1.0, offset=float(fares.mean())),
         ]
     )
 
 
-def resume(checkpoint, manager, step):
-    """Restores the newest checkpoint of the output folder, if there is one."""
+class Adam(tf.Module):
+    """Adam (Kingma and Ba, 2014) by TensorFlow's own kernel: one operation a variable, where Keras takes a dozen."""
+
+    def __init__(self, variables):
+        super().__init__()
+        self.variables_ = [variable.value for variable in variables]
+        self.means = [tf.Variable(tf.zeros_like(variable), trainable=False) for variable in self.variables_]
+        self.squares = [tf.Variable(tf.zeros_like(variable), trainable=False) for variable in self.variables_]
+
+    def apply(self, gradients, rate, step):
+        """One step, the step-th from 1 on, against the gradients."""
+        beta1, beta2, step = 0.9, 0.999, tf.cast(step, tf.float32)
+        powers = {"beta1_power": beta1**step, "beta2_power": beta2**step}
+        for variable, mean, square, gradient in zip(self.variables_, self.means, self.squares, gradients, strict=True):
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.handle, m=mean.handle, v=square.handle, **powers,
+                lr=rate, beta1=beta1, beta2=beta2, epsilon=1e-7, grad=gradient,
+            )  # fmt: skip
+
+
+class Progress(tf.Module):
+    """How far the training is, as a part of its checkpoints."""
+
+    def __init__(self):
+        super().__init__()
+        self.step = tf.Variable(0, trainable=False)
+        self.best_step = tf.Variable(0, trainable=False)
+        self.best_rmse = tf.Variable(float("inf"), trainable=False)
+
+
+def open_checkpoints(checkpoint, progress, output_dir):
+    """Returns the manager of the output folder's checkpoints, with the newest restored if there is one.
+
+    Raises BadInput if the folder cannot be written, or if what it holds belongs to another network.
+    """
+    tf.get_logger().setLevel("ERROR")  # or it lists every value of a checkpoint that does not fit
+    trial = f"{output_dir.rstrip('/')}/.writable"
+    try:
+        tf.io.gfile.makedirs(output_dir)
+        with tf.io.gfile.GFile(trial, "w") as file:  # better known before the training than after
+            file.write("1")
+        tf.io.gfile.remove(trial)
+    except tf.errors.OpError as error:
+        raise BadInput(f"--output_dir {output_dir} cannot be written: {error.message}") from error
+    manager = tf.train.CheckpointManager(checkpoint, output_dir, max_to_keep=2)
     if not manager.latest_checkpoint:
-        return
+        return manager
     try:
         checkpoint.restore(manager.latest_checkpoint).assert_consumed()
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
         raise BadInput(
             f"{manager.latest_checkpoint} holds another network: "
-            "choose another --output_dir, or the --hidden_units it has"
+            "choose another --output_dir, or the --hidden_units and --features it has"
         ) from error
-    print(f"Resuming from step {int(step)}, {manager.latest_checkpoint}", flush=True)
+    print(f"Resuming from step {int(progress.step)}, {manager.latest_checkpoint}", flush=True)
+    return manager
 
 
-def train_function(network, optimizer, rides, fares, batch_size, seed):
-    """Returns train(first, last): takes the steps first..last - 1 and returns their mean loss.
+def shuffled_blocks(features, targets, rows, skipped, seed):
+    """Yields (features [rows, width], targets [rows, 1]) for ever: epoch after epoch, each in an order of its own.
 
-    The rides stay in memory and the loop runs inside TensorFlow: no step comes back to Python. Every epoch has its own
-    order, computed from the seed and the epoch's number alone, so a resumed training sees the batches it would have.
+    The order comes from the seed and the epoch's number alone, and the first `skipped` rows are left out: so a training
+    that goes on from a checkpoint sees the very batches that it would have seen. While TensorFlow trains on one block,
+    a thread of tf.data gathers the next.
     """
-    rides, fares = tf.constant(rides), tf.constant(fares)
-    last_ride = tf.constant(len(fares) - 1, tf.int64)
-    batches = max(1, len(fares) // batch_size)  # in one epoch; the rides left over are others each time
+    count = len(targets)
+    first_epoch, begin = divmod(skipped, count)
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.int64)] * 2)
-    def train(first, last):
+    def epoch_of(number):
+        places = tf.range(begin if number == first_epoch else 0, count)
+        order = tf.random.experimental.index_shuffle(places, tf.stack([seed, number]), count - 1)
+        return tf.gather(features, order), tf.gather(targets, order)
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1  # or it would wait for the thread that trains
+    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max).map(epoch_of)
+    return iter(epochs.rebatch(rows).prefetch(1).with_options(options))
+
+
+def learning_rate(first, done):
+    """From `first` down to next to nothing along half a cosine; `done` is the share of the training, 0 to 1."""
+    return first * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+
+
+def train_function(network, scales, optimizer, batch):
+    """Returns train(features, targets, rate, before): one step for each `batch` rows, in order; their mean loss.
+
+    The loss is in dollars squared; `before` is the number of steps that were taken before. The loop runs inside
+    TensorFlow: no step comes back to Python.
+    """
+    variables = network.trainable_variables
+
+    @tf.function
+    def train(features, targets, rate, before):
+        steps = len(targets) // batch
         total = 0.0
-        for step in tf.range(first, last):
-            places = (step % batches * batch_size + tf.range(batch_size, dtype=tf.int64)) % len(fares)
-            order = tf.stack([seed, step // batches])
-            batch = tf.random.experimental.index_shuffle(places, order, last_ride)
+        for step in tf.range(steps):
+            rows = slice(step * batch, (step + 1) * batch)
             with tf.GradientTape() as tape:
-                guesses = network(tf.gather(rides, batch))[:, 0]
-                loss = tf.reduce_mean(tf.square(guesses - tf.gather(fares, batch)))
-            optimizer.apply(tape.gradient(loss, network.trainable_variables), network.trainable_variables)
+                loss = tf.reduce_mean(tf.square(network(features[rows]) - targets[rows]))
+            optimizer.apply(tape.gradient(loss, variables), rate, before + step + 1)
             total += loss
-        return total / tf.cast(last - first, tf.float32)
+        return total / tf.cast(steps, tf.float32) * scales.fare_deviation**2
 
-    return train.get_concrete_function()  # traced here, so that the first steps are timed without it
+    shapes = [None, scales.width], [None, 1], []
+    numbers = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
+    return train.get_concrete_function(*numbers, tf.TensorSpec([], tf.int32))  # so the first step need not trace it
 
 
-def evaluate_function(network, rides, fares):
+def evaluate_function(network, scales, rides, fares):
     """Returns evaluate(): the root of the mean squared error in dollars, 8,192 rides at a time."""
-    rides, fares = tf.constant(rides), tf.constant(fares)
+    features, targets = scales.inputs(rides), scales.targets(fares)
 
     @tf.function
     def evaluate():
         total = 0.0
-        for start in tf.range(0, len(fares), 8192):
-            guesses = network(rides[start : start + 8192])[:, 0]
-            total += tf.reduce_sum(tf.square(guesses - fares[start : start + 8192]))
-        return tf.sqrt(total / len(fares))
+        for start in tf.range(0, len(targets), 8192):
+            rows = slice(start, start + 8192)
+            total += tf.reduce_sum(tf.square(network(features[rows]) - targets[rows]))
+        return tf.sqrt(total / len(targets)) * scales.fare_deviation
 
-    return evaluate
-
-
-def open_summaries(output_dir):
-    if tensorboard:
-        return tf.summary.create_file_writer(output_dir)
-    print("No summaries for TensorBoard: the tensorboard package is not installed", flush=True)
-    return None
+    return evaluate.get_concrete_function()
 
 
-def report(summaries, step, steps, loss, rmse, speed):
-    print(f"step {step}/{steps}  loss {loss:.2f}  eval RMSE {rmse:.2f}  {speed:,.0f} examples/s", flush=True)
-    if summaries:
-        with summaries.as_default(step=step):
-            tf.summary.scalar("loss", loss)
-            tf.summary.scalar("rmse", rmse)
+class Summaries(tf.Module):
+    """For TensorBoard: `train` and `eval` as two runs, so that both errors are curves of one chart."""
+
+    def __init__(self, output_dir, network):
+        super().__init__()
+        self.layers = [layer for layer in network.layers if layer.weights]
+        self.writers = []
+        if tensorboard:
+            # Written when a checkpoint is: on gs://, each flush writes the whole file anew.
+            patience = {"max_queue": 10_000, "flush_millis": 3600_000}
+            folders = [f"{output_dir.rstrip('/')}/{name}" for name in ("train", "eval")]
+            self.writers = [tf.summary.create_file_writer(folder, **patience) for folder in folders]
+        else:
+            print("No summaries for TensorBoard: the tensorboard package is not installed", flush=True)
+
+    @tf.function
+    def write(self, step, loss, rmse, rate, speed):
+        if not self.writers:
+            return
+        train, evaluation = self.writers
+        with train.as_default(tf.cast(step, tf.int64)):
+            tf.summary.scalar("rmse", tf.sqrt(loss), description="Root of the mean squared error, in dollars")
+            tf.summary.scalar("loss", loss, description="Mean squared error of the last steps' batches")
+            tf.summary.scalar("learning_rate", rate)
             tf.summary.scalar("examples_per_second", speed)
+            for number, layer in enumerate(self.layers, 1):
+                tf.summary.histogram(f"layer_{number}/weights", layer.kernel.value)
+                tf.summary.histogram(f"layer_{number}/biases", layer.bias.value)
+        with evaluation.as_default(tf.cast(step, tf.int64)):
+            tf.summary.scalar("rmse", rmse)
+            tf.summary.scalar("loss", rmse**2)
+
+    def flush(self):
+        for writer in self.writers:
+            writer.flush()
 
 
-def export(network, output_dir):
+class interrupts:
+    """with interrupts() as numbers: Ctrl-C and a polite kill put their number there; a second one ends as always."""
+
+    def __enter__(self):
+        self.numbers = []
+        self.before = {number: signal.signal(number, self.take) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self.numbers
+
+    def take(self, number, _frame):
+        self.numbers.append(number)
+        signal.signal(number, self.before[number])
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def export(scales, network, output_dir):
     """Writes a SavedModel and returns its folder.
 
     Its one signature, serving_default, takes the five FEATURES, each float32 [n], and returns predictions, float32
@@ -246,10 +369,10 @@ def export(network, output_dir):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name) for name in FEATURES])
     def serve(*features):
-        return {"predictions": network(tf.stack(features, axis=1))}
+        return {"predictions": scales.dollars(network(scales.inputs(tf.stack(features, axis=1))))}
 
     module = tf.Module()
-    module.network, module.serve = network, serve
+    module.scales, module.network, module.serve = scales, network, serve
     folder = f"{output_dir.rstrip('/')}/export/exporter/{time.time():.0f}"
     tf.saved_model.save(module, folder, signatures={"serving_default": serve})
     return folder

@@ -4,13 +4,14 @@ import argparse
 import sys
 
 from trainer import model
+from trainer.rides import BadInput
 
 
 def main(argv=None):
     args = arguments(argv)
     try:
         model.train_and_evaluate(args)
-    except model.BadInput as error:
+    except BadInput as error:
         sys.exit(f"trainer.task: error: {error}")
 
 
@@ -25,8 +26,14 @@ def arguments(argv=None):
     add("--train_steps", type=positive, default=3000, help="train until this step (%(default)s)")
     add("--eval_steps", type=positive, help="evaluate on at most so many batches (default: every ride)")
     add("--hidden_units", type=sizes, nargs="+", default=[[128, 32, 4]], help="sizes of the hidden layers (128 32 4)")
+    add(
+        "--features",
+        choices=["raw", "engineered"],
+        default="raw",
+        help="the five columns, or more of them (%(default)s)",
+    )
     add("--learning_rate", type=rate, default=0.001, help="Adam's (%(default)s)")
-    add("--seed", type=whole, default=1, help="of the first weights and the shuffling (%(default)s)")
+    add("--seed", type=seed, default=1, help="of the first weights and the shuffling (%(default)s)")
     add("--job-dir", help="given by the service; this trainer writes to --output_dir alone")
     args = parser.parse_args(argv)
     for name in ("train_data_paths", "eval_data_paths", "hidden_units"):
@@ -54,6 +61,12 @@ def positive(text):
 def whole(text):
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def seed(text):
+    if whole(text) >= 2**32:
+        raise argparse.ArgumentTypeError("it must be below 2**32")
     return int(text)
 
 
