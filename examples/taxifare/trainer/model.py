@@ -261,6 +261,7 @@ def shuffled_blocks(features, targets, rows, skipped, seed):
 
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1  # or it would wait for the thread that trains
+    options.autotune.enabled = False  # there is nothing to tune, and its thread can hold up the end by twenty seconds
     epochs = tf.data.Dataset.range(first_epoch, tf.int64.max).map(epoch_of)
     return iter(epochs.rebatch(rows).prefetch(1).with_options(options))
 
