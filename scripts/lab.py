@@ -434,6 +434,7 @@ def main() -> int:
         '  eval "$(.venv/bin/taxiway env)"           # in another: now gcloud and Google\'s libraries talk to it\n'
         "  README.md has the lab, command by command.",
         highlight=False,
+        soft_wrap=True,
     )
     return 0
 

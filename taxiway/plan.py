@@ -93,6 +93,12 @@ def _primary(runtime: str) -> str:
     return "master" if runtime.startswith("1.") else "chief"
 
 
+def _estimator_of_two(runtime: str) -> bool:
+    """Whether it is a TensorFlow 2 that has tf.estimator, which would leave evaluation and export to somebody beside a
+    chief: one that is alone is told of no cluster, as gcloud's `local train` does."""
+    return (2, 0) <= tuple(map(int, runtime.split("."))) < (2, 16)
+
+
 def _safe_path(python: str) -> list[str]:
     return ["-P"] if tuple(map(int, python.split("."))) >= (3, 11) else []
 
@@ -110,9 +116,11 @@ def _replica(
 ) -> Work:
     arguments = [*told.args, *(["--job-dir", told.job_dir] if told.job_dir else [])]
     described = msgspec.to_builtins(told)
+    lone = sum(map(len, place.cluster.values())) == 1 and not told.evaluator_count
+    alone = lone and _estimator_of_two(runtime)
     tf_config = {
-        "cluster": place.cluster,
-        "task": {"type": place.role, "index": place.number},
+        "cluster": {} if alone else place.cluster,
+        "task": {} if alone else {"type": place.role, "index": place.number},
         "job": described,
         "environment": "cloud",
     }

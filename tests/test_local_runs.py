@@ -361,6 +361,21 @@ def test_the_primary_of_tensorflow_1_is_a_master():
     assert (master.task, worker.task) == ("master-replica-0", "worker-replica-0")
 
 
+@pytest.mark.parametrize(
+    ("runtime", "evaluators", "role"),
+    [("1.15", 0, "master"), ("2.15", 0, None), ("2.15", 1, "chief"), ("2.16", 0, "chief"), ("2.21", 0, "chief")],
+)
+def test_a_lone_estimator_of_tensorflow_2_is_told_of_no_cluster(runtime, evaluators, role):
+    """In a cluster of one chief it would train, and leave evaluation and export to somebody who is not there."""
+    told = TrainingInput(
+        scale_tier="CUSTOM", python_module="t", runtime_version=runtime, worker_count=0, evaluator_count=evaluators
+    )
+    first = plan.local(told, project="p", python="3.11", start_port=27182)[0]
+    task = json.loads(first.variables["TF_CONFIG"])
+    assert task["cluster"] == ({role: ["localhost:27182"]} if role else {})
+    assert task["task"] == ({"type": role, "index": 0} if role else {})
+
+
 def test_a_worker_that_fails_is_told_at_once_and_the_run_goes_on(project, environ, meeting):
     words = ("--distributed", "--worker-count", 1, "--parameter-server-count", 0, "--start-port", free_ports(2))
     code = f"""{MEET}
