@@ -35,7 +35,8 @@ class Keys:
 
     def access_token(self, member: str, *, now: float, seconds: int = HOUR, attempt: str = "") -> str:
         """A token that says `member` until `now + seconds`; one that names an attempt dies with it."""
-        claims: dict[str, Any] = {"iss": ISSUER, "sub": member, "iat": int(now), "exp": int(now) + seconds}
+        # Not a whole second: a server that starts again within one gives out a token of its own.
+        claims: dict[str, Any] = {"iss": ISSUER, "sub": member, "iat": now, "exp": int(now) + seconds}
         if attempt:
             claims["att"] = attempt
         return jwt.encode(claims, self.secret, algorithm="HS256")
