@@ -272,6 +272,11 @@ def test_instances_may_begin_with_a_byte_order_mark_and_an_empty_line_is_named(t
         ("a[0-9].csv", "a7.csv", True),
         ("a[!0-9].csv", "a7.csv", False),
         ("a[.csv", "a[.csv", True),
+        ("[?--]", "[?--]", True),
+        ("[+--]", "-", True),
+        ("[a-]", "-", True),
+        ("[a||]", "|", True),
+        ("[\\d]", "d", True),
         ("a.csv", "abcsv", False),
     ],
 )

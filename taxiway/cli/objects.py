@@ -158,8 +158,10 @@ def _regex(pattern: str) -> str:
 
 def _choice(inner: str) -> str | None:
     """What stands between brackets as a regular expression; None if it is no choice of characters, such as z-a."""
-    escaped = inner.replace("\\", "\\\\").replace("[", "\\[")
-    choice = f"[{'^' + escaped[1:] if inner[0] in '!^' else escaped}]"
+    negated = inner[0] in "!^"
+    parts = re.findall(r"(.)-(.)|(.)", inner[negated:], re.DOTALL)
+    escaped = (f"{re.escape(low)}-{re.escape(high)}" if low else re.escape(alone) for low, high, alone in parts)
+    choice = f"[{'^' * negated}{''.join(escaped)}]"
     try:
         re.compile(choice)
     except re.error:
