@@ -5,6 +5,8 @@ Times are float seconds since 1970 (UTC). JSON columns hold what the wire holds 
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 metadata = sa.MetaData(
@@ -23,6 +25,22 @@ def _text(name: str, **rest: object) -> sa.Column[str]:
 
 def _time(name: str, *, nullable: bool = False) -> sa.Column[float]:
     return sa.Column(name, sa.Float, nullable=nullable)
+
+
+def _flag(name: str) -> sa.Column[bool]:
+    return sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false())
+
+
+def _json(name: str) -> sa.Column[Any]:
+    """JSON that may be missing: NULL, and not JSON's own null."""
+    return sa.Column(name, sa.JSON(none_as_null=True))
+
+
+def _policy() -> list[sa.Column[Any]]:
+    return [
+        sa.Column("policy", sa.JSON, nullable=False, server_default='{"bindings":[]}'),
+        sa.Column("policy_version", sa.BigInteger, nullable=False, server_default="1"),
+    ]
 
 
 def _whole(name: str, **rest: object) -> sa.Column[int]:
@@ -49,6 +67,8 @@ service_accounts = sa.Table(
     sa.Column("project", sa.Text, sa.ForeignKey("projects.id"), nullable=False, index=True),
     _text("unique_id"),
     _text("display_name"),
+    _text("description", server_default=sa.text("''")),
+    _flag("disabled"),
     _time("created"),
 )
 
@@ -58,7 +78,43 @@ service_account_keys = sa.Table(
     _text("id", primary_key=True),
     sa.Column("email", sa.Text, sa.ForeignKey("service_accounts.email"), nullable=False, index=True),
     _text("public_key"),  # PEM; the private half was handed out once and is not kept
+    _flag("disabled"),
     _time("created"),
+)
+
+users = sa.Table(
+    "users",
+    metadata,
+    _text("email", primary_key=True),
+    _text("password"),  # argon2id, as argon2-cffi writes it
+    _text("display_name", server_default=sa.text("''")),
+    _flag("disabled"),
+    _time("created"),
+)
+
+refresh_tokens = sa.Table(
+    "refresh_tokens",
+    metadata,
+    _text("id", primary_key=True),  # SHA-256 of the token, in hex: the token itself is not kept
+    _text("member"),
+    _text("scopes"),  # joined by spaces, as OAuth writes them
+    _time("created"),
+    _time("used", nullable=True),
+)
+
+audit = sa.Table(  # written only, never changed
+    "audit",
+    metadata,
+    sa.Column("row", sa.Integer, primary_key=True, autoincrement=True),
+    _time("time"),
+    _text("project"),
+    _text("member"),  # empty: nobody
+    _text("permission"),
+    _text("resource"),  # gs://bucket/object, projects/p/models/m ...
+    _text("method"),  # GET /storage/v1/b/{bucket}
+    sa.Column("allowed", sa.Boolean, nullable=False),
+    _whole("code"),  # of the answer
+    sa.Index("ix_audit_project", "project", "row"),
 )
 
 # --- storage: the bytes ---
@@ -77,6 +133,14 @@ buckets = sa.Table(
     _whole("metageneration"),
     _time("created"),
     _time("updated"),
+    _flag("uniform"),  # uniform bucket-level access: access control lists say nothing here
+    _json("default_acl"),  # of new objects, [[entity, role]]; null: projectPrivate
+    _flag("versioning"),
+    _whole("soft_delete", server_default="0"),  # seconds that a deleted object may be restored for; 0: it is gone
+    _json("lifecycle"),  # {"rule": [...]}
+    sa.Column(
+        "extra", sa.JSON, nullable=False, server_default="{}"
+    ),  # what is kept and told, and has no effect: cors ...
 )
 
 blobs = sa.Table(
@@ -87,28 +151,48 @@ blobs = sa.Table(
     sa.Column("data", sa.LargeBinary),  # the bytes of a small blob; null: they are in the blobs folder under `id`
 )
 
+
+def _object() -> list[sa.Column[Any]]:
+    """The columns of an object beside its key, the same for a live and for a noncurrent one."""
+    return [
+        _whole("metageneration"),
+        _whole("size"),
+        _text("crc32c"),  # base64, big-endian, as on the wire
+        sa.Column("md5", sa.Text),  # base64; null for a composed object, as on the wire
+        _whole("components", server_default="0"),  # how many parts a composed object was made of; 0: not composed
+        _text("content_type"),
+        sa.Column("content_encoding", sa.Text),
+        sa.Column("content_disposition", sa.Text),
+        sa.Column("content_language", sa.Text),
+        sa.Column("cache_control", sa.Text),
+        sa.Column("custom", sa.JSON, nullable=False),  # the user's own metadata: str -> str
+        _text("storage_class"),
+        _text("owner"),  # the member who wrote it
+        sa.Column("blob", sa.Text, sa.ForeignKey("blobs.id"), nullable=False, index=True),
+        _time("created"),
+        _time("updated"),
+        _json("acl"),  # [[entity, role]] beside the owner; null: projectPrivate
+    ]
+
+
 objects = sa.Table(
     "objects",
     metadata,
     sa.Column("bucket", sa.Text, sa.ForeignKey("buckets.name"), primary_key=True),
     _text("name", primary_key=True),
     _whole("generation"),
-    _whole("metageneration"),
-    _whole("size"),
-    _text("crc32c"),  # base64, big-endian, as on the wire
-    sa.Column("md5", sa.Text),  # base64; null for a composed object, as on the wire
-    _whole("components", server_default="0"),  # how many parts a composed object was made of; 0: not composed
-    _text("content_type"),
-    sa.Column("content_encoding", sa.Text),
-    sa.Column("content_disposition", sa.Text),
-    sa.Column("content_language", sa.Text),
-    sa.Column("cache_control", sa.Text),
-    sa.Column("custom", sa.JSON, nullable=False),  # the user's own metadata: str -> str
-    _text("storage_class"),
-    _text("owner"),  # the member who wrote it
-    sa.Column("blob", sa.Text, sa.ForeignKey("blobs.id"), nullable=False, index=True),
-    _time("created"),
-    _time("updated"),
+    *_object(),
+)
+
+noncurrent = sa.Table(  # generations that were replaced or deleted, and are kept
+    "noncurrent",
+    metadata,
+    sa.Column("bucket", sa.Text, sa.ForeignKey("buckets.name"), primary_key=True),
+    _text("name", primary_key=True),
+    _whole("generation", primary_key=True, autoincrement=False),
+    *_object(),
+    _time("deleted"),  # when it stopped being the live one
+    _time("kept_until", nullable=True),  # a soft-deleted one can be restored until then; null: kept by versioning
 )
 
 uploads = sa.Table(
@@ -145,6 +229,7 @@ jobs = sa.Table(
     _time("created"),
     _time("started", nullable=True),
     _time("ended", nullable=True),
+    *_policy(),
     sa.Index("ix_jobs_state", "state", "position"),
 )
 
@@ -197,6 +282,7 @@ models = sa.Table(
     sa.Column("default_version", sa.Text),
     _whole("etag"),
     _time("created"),
+    *_policy(),
 )
 
 versions = sa.Table(

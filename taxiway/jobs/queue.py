@@ -40,6 +40,8 @@ class Job:
     created: float
     started: float | None
     ended: float | None
+    policy: dict[str, Any]  # {"bindings": [{"role", "members"}]}
+    policy_version: int
 
 
 def create(

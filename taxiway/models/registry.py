@@ -25,6 +25,8 @@ class Model:
     default_version: str | None
     etag: int
     created: float
+    policy: dict[str, Any]  # {"bindings": [{"role", "members"}]}
+    policy_version: int
 
 
 @dataclass(frozen=True, slots=True)

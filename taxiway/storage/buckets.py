@@ -36,6 +36,12 @@ class Bucket(msgspec.Struct, frozen=True):
     metageneration: int
     created: float
     updated: float
+    uniform: bool
+    default_acl: list[tuple[str, str]] | None
+    versioning: bool
+    soft_delete: int
+    lifecycle: dict[str, Any] | None
+    extra: dict[str, Any]
     project_number: int
 
     @property
@@ -77,6 +83,12 @@ def insert(
         "metageneration": 1,
         "created": now,
         "updated": now,
+        "uniform": False,
+        "default_acl": None,
+        "versioning": False,
+        "soft_delete": 0,
+        "lifecycle": None,
+        "extra": {},
     }
 
     def work(rows: sa.Connection) -> Bucket:

@@ -53,6 +53,7 @@ class Object(msgspec.Struct, frozen=True):
     blob: str
     created: float
     updated: float
+    acl: list[tuple[str, str]] | None = None  # (entity, role) beside the owner; None: projectPrivate
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +66,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     cache_control: str | None = None
     custom: dict[str, str] = {}
     storage_class: str = "STANDARD"
+    acl: list[tuple[str, str]] | None = None
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
@@ -439,6 +441,7 @@ _LOOK_WITH_DATA = Prepared(
     .where(table.c.bucket == sa.bindparam("bucket"), table.c.name == sa.bindparam("name"))
 )
 _CUSTOM = Object.__struct_fields__.index("custom")
+_ACL = Object.__struct_fields__.index("acl")
 _BUCKET = Prepared(sa.select(buckets.c.name).where(buckets.c.name == sa.bindparam("bucket")))
 _PAGE = sa.select(table).where(table.c.bucket == sa.bindparam("bucket"), table.c.name >= sa.bindparam("start"))
 _PAGE = _PAGE.order_by(table.c.name).limit(sa.bindparam("most"))
@@ -454,9 +457,11 @@ _UNUSED = (
 
 
 def _of_row(row: tuple[Any, ...]) -> Object:
-    """An object of a row as SQLite has it: the one JSON column is text."""
+    """An object of a row as SQLite has it: JSON is text."""
     fields = list(row)
     fields[_CUSTOM] = {} if row[_CUSTOM] == "{}" else msgspec.json.decode(row[_CUSTOM])
+    if row[_ACL] is not None:
+        fields[_ACL] = [tuple(each) for each in msgspec.json.decode(row[_ACL])]
     return Object(*fields)
 
 
@@ -572,12 +577,15 @@ def _made(wanted: New, generation: int) -> Object:
         content.blob,
         wanted.now,
         wanted.now,
+        said.acl,
     )
 
 
 def _as_row(made: Object) -> list[Any]:
     row = list(msgspec.structs.astuple(made))
     row[_CUSTOM] = msgspec.json.encode(made.custom).decode() if made.custom else "{}"
+    if made.acl is not None:
+        row[_ACL] = msgspec.json.encode(made.acl).decode()
     return row
 
 

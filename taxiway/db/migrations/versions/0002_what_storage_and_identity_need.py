@@ -1,0 +1,102 @@
+"""What storage and identity need: access control lists, noncurrent objects, users, refresh tokens, the audit log."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "audit",
+        sa.Column("row", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("time", sa.Float(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("member", sa.Text(), nullable=False),
+        sa.Column("permission", sa.Text(), nullable=False),
+        sa.Column("resource", sa.Text(), nullable=False),
+        sa.Column("method", sa.Text(), nullable=False),
+        sa.Column("allowed", sa.Boolean(), nullable=False),
+        sa.Column("code", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("row", name=op.f("pk_audit")),
+    )
+    with op.batch_alter_table("audit", schema=None) as batch_op:
+        batch_op.create_index("ix_audit_project", ["project", "row"], unique=False)
+
+    op.create_table(
+        "refresh_tokens",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("member", sa.Text(), nullable=False),
+        sa.Column("scopes", sa.Text(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("used", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_refresh_tokens")),
+    )
+    op.create_table(
+        "users",
+        sa.Column("email", sa.Text(), nullable=False),
+        sa.Column("password", sa.Text(), nullable=False),
+        sa.Column("display_name", sa.Text(), server_default=sa.text("''"), nullable=False),
+        sa.Column("disabled", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("email", name=op.f("pk_users")),
+    )
+    op.create_table(
+        "noncurrent",
+        sa.Column("bucket", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("generation", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("metageneration", sa.BigInteger(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("crc32c", sa.Text(), nullable=False),
+        sa.Column("md5", sa.Text(), nullable=True),
+        sa.Column("components", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("content_type", sa.Text(), nullable=False),
+        sa.Column("content_encoding", sa.Text(), nullable=True),
+        sa.Column("content_disposition", sa.Text(), nullable=True),
+        sa.Column("content_language", sa.Text(), nullable=True),
+        sa.Column("cache_control", sa.Text(), nullable=True),
+        sa.Column("custom", sa.JSON(), nullable=False),
+        sa.Column("storage_class", sa.Text(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("blob", sa.Text(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("updated", sa.Float(), nullable=False),
+        sa.Column("acl", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("deleted", sa.Float(), nullable=False),
+        sa.Column("kept_until", sa.Float(), nullable=True),
+        sa.ForeignKeyConstraint(["blob"], ["blobs.id"], name=op.f("fk_noncurrent_blob")),
+        sa.ForeignKeyConstraint(["bucket"], ["buckets.name"], name=op.f("fk_noncurrent_bucket")),
+        sa.PrimaryKeyConstraint("bucket", "name", "generation", name=op.f("pk_noncurrent")),
+    )
+    with op.batch_alter_table("noncurrent", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_noncurrent_blob"), ["blob"], unique=False)
+
+    with op.batch_alter_table("buckets", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("uniform", sa.Boolean(), server_default=sa.text("0"), nullable=False))
+        batch_op.add_column(sa.Column("default_acl", sa.JSON(none_as_null=True), nullable=True))
+        batch_op.add_column(sa.Column("versioning", sa.Boolean(), server_default=sa.text("0"), nullable=False))
+        batch_op.add_column(sa.Column("soft_delete", sa.BigInteger(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("lifecycle", sa.JSON(none_as_null=True), nullable=True))
+        batch_op.add_column(sa.Column("extra", sa.JSON(), server_default="{}", nullable=False))
+
+    with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("policy", sa.JSON(), server_default='{"bindings":[]}', nullable=False))
+        batch_op.add_column(sa.Column("policy_version", sa.BigInteger(), server_default="1", nullable=False))
+
+    with op.batch_alter_table("models", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("policy", sa.JSON(), server_default='{"bindings":[]}', nullable=False))
+        batch_op.add_column(sa.Column("policy_version", sa.BigInteger(), server_default="1", nullable=False))
+
+    with op.batch_alter_table("objects", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("acl", sa.JSON(none_as_null=True), nullable=True))
+
+    with op.batch_alter_table("service_account_keys", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("disabled", sa.Boolean(), server_default=sa.text("0"), nullable=False))
+
+    with op.batch_alter_table("service_accounts", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("description", sa.Text(), server_default=sa.text("''"), nullable=False))
+        batch_op.add_column(sa.Column("disabled", sa.Boolean(), server_default=sa.text("0"), nullable=False))
