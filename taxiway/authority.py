@@ -29,7 +29,10 @@ from taxiway import errors, files
 DNS_NAMES = ("googleapis.com", "accounts.google.com", "metadata.google.internal", "localhost")
 """What the authority may vouch for; a name permits its subdomains (RFC 5280, 4.2.1.10)."""
 NETWORKS = ("127.0.0.0/8", "169.254.169.254/32", "::1/128")
-SERVER_NAMES = ("googleapis.com", "*.googleapis.com", "accounts.google.com", "metadata.google.internal", "localhost")
+SERVER_NAMES = (
+    *("googleapis.com", "*.googleapis.com", "*.storage.googleapis.com"),  # a star stands for one part of a name
+    *("accounts.google.com", "metadata.google.internal", "localhost"),
+)
 SERVER_ADDRESS = "127.0.0.1"
 
 AUTHORITY_LIFE = timedelta(days=3650)

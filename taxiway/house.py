@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from taxiway.db.database import Database
 from taxiway.iam.access import Access
+from taxiway.iam.audit import Audit
 from taxiway.iam.keys import Keys
+from taxiway.iam.users import Passwords
 from taxiway.jobs.worker import Worker
 from taxiway.models.deployments import Deployments
 from taxiway.settings import Settings
@@ -19,6 +21,8 @@ class House:
     db: Database
     keys: Keys
     access: Access
+    passwords: Passwords
+    audit: Audit
     blobs: Blobs
     deployments: Deployments
     worker: Worker

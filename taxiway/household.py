@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from taxiway import errors, files
 from taxiway.address import Address
 from taxiway.db.database import Database
-from taxiway.iam import keys, members, projects
+from taxiway.iam import keys, members, projects, users
 from taxiway.iam.keys import Keys
 from taxiway.settings import Settings
 
@@ -60,23 +60,31 @@ def owner_email(project: str) -> str:
 
 
 def owner_account(project: str) -> str:
-    return projects.account_email(project, "owner")
+    return projects.account_email(project, projects.OWNERS_ACCOUNT)
 
 
 def first_project(db: Database, configured: Settings, now: float) -> projects.Project:
     """The home's own project; made with its owner, and a service account with the owner's rights."""
-    every = projects.every(db)
-    if every:
-        return min(every, key=lambda each: each.created)
+    if projects.every(db):
+        return _with_owner(db, projects.first(db), now)
     account = owner_account(configured.project)
     owners = [members.of_email(owner_email(configured.project)), members.of_email(account)]
 
     def make(tx: sa.Connection) -> projects.Project:
         made = projects.create(tx, configured.project, owners=owners, now=now)
         projects.create_account(tx, made.id, account, "The owner, for Google's client libraries", now=now)
+        users.create(tx, owner_email(made.id), display_name="The owner", now=now)
         return made
 
     return db.write(make)
+
+
+def _with_owner(db: Database, project: projects.Project, now: float) -> projects.Project:
+    """A home of before there were users: its owner becomes one."""
+    email = owner_email(project.id)
+    if all(each.email != email for each in users.every(db)):
+        db.write(lambda tx: users.create(tx, email, display_name="The owner", now=now))
+    return project
 
 
 def write_credentials(db: Database, held: Keys, located: Address) -> None:

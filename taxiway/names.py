@@ -58,6 +58,12 @@ def project_id(name: str, field: str) -> str:
     return _matched(_PROJECT_ID, name, field, f"A project id must have {allowed}")
 
 
+def account_id(name: str, field: str) -> str:
+    """The part of a service account's address that a person chooses; the rule is that of a project's id."""
+    allowed = "6 to 30 lower-case letters, digits and hyphens, start with a letter and not end with a hyphen"
+    return _matched(_PROJECT_ID, name, field, f"A service account's id must have {allowed}")
+
+
 def region(name: str, field: str) -> str:
     """One of REGIONS. Each is this machine; a misspelt one is refused as the service did."""
     if name not in REGIONS:

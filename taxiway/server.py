@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -25,21 +25,40 @@ from starlette.routing import Route as Endpoint
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
-from taxiway import address, authority, errors, household, listeners, tunnel
-from taxiway.api import discovery, home, iam, logs, ml, predict, replicas, storage, wire
-from taxiway.api.call import ANYONE, REPLICA, SIGNED_IN, Call, Route, caller, whole_body
+from taxiway import address, authority, errors, hosts, household, listeners, tunnel
+from taxiway.api import (
+    accounts,
+    cors,
+    discovery,
+    fields,
+    home,
+    iam,
+    logs,
+    ml,
+    predict,
+    replicas,
+    storage,
+    storage_xml,
+    tokens,
+    users,
+    wire,
+)
+from taxiway.api import storage_xml_forms as xml
+from taxiway.api.call import ANYONE, REPLICA, SIGNED_IN, Call, Route, caller, whole_body, within
 from taxiway.compute import local
 from taxiway.db import migrate
 from taxiway.db.database import Database
 from taxiway.house import House
-from taxiway.iam import keys, projects
+from taxiway.iam import audit, keys, projects, signatures
 from taxiway.iam.access import Access
+from taxiway.iam.audit import Audit
 from taxiway.iam.keys import Keys
 from taxiway.iam.members import NOBODY
+from taxiway.iam.users import Passwords
 from taxiway.jobs.worker import Worker
 from taxiway.models.deployments import Deployments
 from taxiway.settings import MIB, Settings
-from taxiway.storage import blobs
+from taxiway.storage import blobs, upkeep
 
 log = logging.getLogger("taxiway")
 
@@ -52,6 +71,9 @@ ROUTES: list[Route] = [
     *ml.ROUTES,
     *logs.ROUTES,
     *iam.ROUTES,
+    *accounts.ROUTES,
+    *tokens.ROUTES,
+    *users.ROUTES,
     *replicas.ROUTES,
     *discovery.ROUTES,
     *home.ROUTES,
@@ -66,63 +88,84 @@ class Row:
         self.route = route
         self.streams = iscoroutinefunction(route.function)
         self.most = MIB if route.permission == ANYONE else house.settings.body_mib * MIB
+        method = ml.METHOD_IDS.get((route.method, route.path), "")
+        self.sort = audit.sort_of(route.permission, route.method, route.path, method)
+        self.resource = audit.resource_of(route.path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        made = self._made(request)
         try:
-            answer = await self._answer(request)
+            answer = await self._answer(made)
         except ClientDisconnect:
             return
         except errors.Error as error:
-            answer = refusal(request.url.path, error)
+            answer = self._refusal(request, error)
         except Exception:  # noqa: BLE001 - the edge: our own failure is INTERNAL for the caller, a traceback in our log
-            log.error("%s %s failed\n%s", request.method, request.url.path, traceback.format_exc())
-            answer = refusal(
-                request.url.path, errors.Internal("The server failed on this request; its log has the traceback.")
+            log.error("%s %s failed\n%s", request.method, scope["path"], traceback.format_exc())
+            answer = self._refusal(
+                request, errors.Internal("The server failed on this request; its log has the traceback.")
             )
         if scope["scheme"] == "https":  # TensorFlow looks for Location and Range, and not for location and range
             answer.raw_headers = [(name.title(), value) for name, value in answer.raw_headers]
+        self._note(made, answer.status_code)
         # What came together is worked on in one go, and then answered: each answer wakes its client, and the next
         # request's code would start with cold caches (measured with 16 connections: half as many requests again).
         await asyncio.sleep(0)
         await answer(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
+    def _made(self, request: Request) -> Call:
         scope = request.scope
-        made = Call(
+        return Call(
             house=self.house,
             who=NOBODY,
-            path={name: unquote(value) for name, value in request.path_params.items()},
-            query=dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)),
+            path={name: unquote(_utf8(value)) for name, value in request.path_params.items()},
+            query=dict(parse_qsl(scope["query_string"].decode("utf-8", "replace"), keep_blank_values=True)),
             request=request,
             body=None,
             now=time.time(),
-            base=f"{scope['scheme']}://{request.headers.get('host') or request.url.netloc}",
+            base=f"{scope['scheme']}://{request.headers.get('host') or ':'.join(map(str, scope['server']))}",
         )
+
+    async def _answer(self, made: Call) -> Response:
+        _expect_utf8(made.request.scope)
+        mask = fields.asked(made.query)  # before anything is done: a malformed one does nothing
         if self.streams:
             if not self._remembered(made):
                 await run_in_threadpool(self._authorise, made)
+            made.passed = True
             value = await self.route.function(made)
         else:
-            raw = await whole_body(request.receive, self.most)
+            raw = await whole_body(made.request.receive, self.most)
             value = await run_in_threadpool(self._call, made, raw)
         if isinstance(value, Response):
             return value
         if value is None:
             return Response(status_code=204)
+        if mask is not None and isinstance(value, dict):
+            value = fields.keep(mask, value)
         return Response(msgspec.json.encode(value), media_type="application/json; charset=UTF-8")
 
     def _call(self, made: Call, raw: bytes) -> Any:
         self._authorise(made)
+        made.passed = True
         made.body = parsed(raw, made.request.headers.get("content-type", ""))
         return self.route.function(made)
+
+    def _refusal(self, request: Request, error: errors.Error) -> Response:
+        return xml.refusal(error) if self.route.xml else refusal(request.scope["path"], error)
 
     def _authorise(self, made: Call) -> None:
         permission, path, query = self.route.permission, dict(made.path), dict(made.query)
         if permission == ANYONE:
             return
-        made.who = caller(self.house, made.request.headers.get("authorization", ""), made.query, made.now)
+        if self.route.xml:
+            made.who = storage_xml.caller(made)
+        else:
+            made.who = caller(self.house, made.request.headers.get("authorization", ""), made.query, made.now)
         if permission == REPLICA:
+            if not made.who.member and not made.who.attempt:
+                raise errors.Unauthenticated("This needs the token of the attempt's own replica.")
             if made.who.member or made.who.attempt != path["attempt"] or not made.who.attempt:
                 raise errors.PermissionDenied("Only the replica of this attempt may report on it, by its own token.")
             return
@@ -137,7 +180,11 @@ class Row:
         bucket, project = path.get("bucket"), path.get("project") or query.get("project")
         if made.who.signed_in and not bucket and not project:
             raise errors.InvalidArgument(faults=[("project", "is required, as ?project=PROJECT.")])
-        self.house.access.need(made.who, permission, bucket=bucket, project=project)
+        what = within(path, query)
+        if not self.house.access.need(made.who, permission, bucket=bucket, project=project, within=what):
+            made.by_list = permission
+        if bucket and permission == "storage.buckets.delete":
+            self.house.audit.learn(bucket)
 
     def _remembered(self, made: Call) -> bool:
         """Whether this caller was allowed this on this bucket a moment ago: then no thread and no row is needed."""
@@ -148,6 +195,42 @@ class Row:
         made.who = who
         return self.house.access.remembered(who, self.route.permission, bucket=bucket, project=None)
 
+    def _note(self, made: Call, code: int) -> None:
+        """Tell the audit log, if it keeps such a request."""
+        sort, path = self.sort, made.path
+        refused = code in (401, 403) or (code >= 400 and sort.kept and self.route.permission == ANYONE)
+        if not self.house.audit.keeps(sort, refused=refused):
+            return
+        project = path.get("project") or ("" if "bucket" in path else made.query.get("project", ""))
+        entry = audit.Entry(
+            time=time.time(),
+            project=project,
+            log=sort.log,
+            member=made.who.member,
+            address=(made.request.scope.get("client") or ("",))[0],
+            permission=(made.asked if refused else "") or sort.permission or made.asked,
+            resource=made.resource or self.resource(path) or (f"projects/{project}" if project else ""),
+            method=made.asked if made.asked and sort.unnamed else sort.method,
+            allowed=made.passed and not refused,
+            code=code,
+        )
+        self.house.audit.note(entry)
+
+
+def _utf8(text: str) -> str:
+    """Part of the path, which the router matched as latin-1."""
+    return text if text.isascii() else text.encode("latin-1").decode("utf-8", "replace")
+
+
+def _expect_utf8(scope: Scope) -> None:
+    """Raises InvalidArgument for a URL that is no text: another name would be read or written than was meant."""
+    url = scope["path"].encode("latin-1") + b"?" + scope["query_string"]
+    if b"%" in url or not url.isascii():
+        try:
+            unquote_to_bytes(url).decode()
+        except UnicodeDecodeError as error:
+            raise errors.InvalidArgument("The URL is not UTF-8; escape each byte of a name's UTF-8 as %XX.") from error
+
 
 def parsed(raw: bytes, content_type: str) -> Any:
     """The JSON of a plain row's body; {} for none. A form (the token endpoint's) stays text."""
@@ -156,9 +239,12 @@ def parsed(raw: bytes, content_type: str) -> Any:
     if content_type.startswith("application/x-www-form-urlencoded") and raw[:1] not in b"{[":
         return raw.decode("utf-8", "replace")
     try:
-        return msgspec.json.decode(raw)
+        body = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise errors.InvalidArgument(f"The request body is not JSON: {error}.") from error
+    if isinstance(body, str):  # as if it were a form
+        raise errors.InvalidArgument("The request body must be a JSON object, such as {}; it is a text.")
+    return body
 
 
 def refusal(path: str, error: errors.Error) -> Response:
@@ -181,6 +267,12 @@ class WrongMethod(errors.Error):
     code, status, reason = 405, "UNIMPLEMENTED", "methodNotAllowed"
 
 
+class WrongHost(errors.Error):
+    """A request for a name that does not mean this server: perhaps a web page's, which had it resolve to us."""
+
+    code, status, reason = 421, "FAILED_PRECONDITION", "misdirected"
+
+
 class App:
     """The ASGI application: picks the router by the name that the client asked for, and routes by the undecoded path.
 
@@ -188,8 +280,11 @@ class App:
     """
 
     def __init__(self, house: House) -> None:
+        self.house = house
+        self.hosts = hosts.Hosts(house.settings.host, house.settings.hosts)
         self.predict = predict.Predict(house)
         self.pages = _router(house, ROUTES)
+        self.objects = _router(house, storage.XML_ROUTES)
         # There /{bucket}/{object} is a path too, but for what storage itself and the discovery of ML v1 serve.
         self.data = _router(house, [*discovery.ROUTES, *storage.ROUTES, *storage.XML_ROUTES, *ROUTES])
 
@@ -199,16 +294,30 @@ class App:
             return
         raw = scope["raw_path"].partition(b"?")[0].decode("latin-1")
         scope["path"] = raw
+        header = _host(scope)
+        name = self.hosts.named(header, (scope.get("server") or ("",))[0])
+        if name is None:
+            await refusal(raw, WrongHost(hosts.refusal(header)))(scope, receive, send)
+            return
         if scope["method"] == "POST" and raw.endswith(":predict"):
             await self.predict(scope, receive, send)
             return
         scope["app"] = self  # so Starlette raises what it would answer itself in plain text
+        bucket, query = storage_xml.bucket_of(name), scope["query_string"]
+        router, in_xml = self.pages, False
+        if bucket or signatures.hinted(query):  # a signed URL means an object by whatever name we are called
+            router, in_xml = self.objects, True
+            scope["path"] = f"/{bucket}{raw}" if bucket else raw
+        elif bucket is not None:
+            router, in_xml = self.data, not raw.startswith(storage_xml.JSON_PATHS)
+        if in_xml or b"upload_id=" in query:
+            send = cors.answering(self.house.db, scope, send)
         try:
-            await (self.data if storage.is_data_host(_host(scope)) else self.pages)(scope, receive, send)
+            await router(scope, receive, send)
         except HTTPException as error:
             offered = (error.headers or {}).get("Allow", "another method")
             told = WrongMethod(f"{scope['method']} is not offered on {raw}; {offered} is.")
-            await refusal(raw, told)(scope, receive, send)
+            await (xml.refusal(told) if in_xml else refusal(raw, told))(scope, receive, send)
 
 
 def _router(house: House, rows: Iterable[Route]) -> Router:
@@ -225,11 +334,11 @@ async def _no_lifespan(receive: Receive, send: Send) -> None:
             return
 
 
-def _host(scope: Scope) -> str:
+def _host(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == b"host":
-            return str(value.decode("latin-1")).partition(":")[0].lower()
-    return ""
+            return bytes(value)
+    return b""
 
 
 async def nowhere(scope: Scope, receive: Receive, send: Send) -> None:
@@ -299,6 +408,8 @@ def open_house(
         db=db,
         keys=held,
         access=Access(db, held),
+        passwords=Passwords(db),
+        audit=Audit(db, home=project.id, reads=configured.audit_reads > 0, days=configured.audit_days),
         blobs=kept,
         deployments=Deployments(db, held, engine, kept),
         worker=Worker(db, held, engine, configured),
@@ -321,12 +432,15 @@ async def _serve(
     await connect.start("127.0.0.1", located.proxy_port, upstream=upstream, hold_s=HOLD_S, other_hosts="tunnel")
     await house.deployments.start()  # before the first request: it may ask for a prediction
     house.worker.start()
+    house.audit.start()
     rows = [listeners.Listener(plain, None, "httptools"), listeners.Listener(secure, tls, "h11")]
     listening = listeners.Listeners(App(house), rows, GRACE_S)
     serving = asyncio.create_task(listening.serve(ended))
     serving.add_done_callback(lambda _: ended.set())
     started = asyncio.create_task(listening.started.wait())
     renewing = asyncio.create_task(_renew(house.keys, located, RENEW_S))
+    caring = upkeep.Upkeep(house.db, house.blobs, every_s=house.settings.upkeep_s)
+    cared = asyncio.create_task(caring.run())
     try:
         await asyncio.wait({serving, started}, return_when=asyncio.FIRST_COMPLETED)
         if started.done():
@@ -340,10 +454,13 @@ async def _serve(
         ended.set()
         started.cancel()
         renewing.cancel()
+        caring.stop()
         await run_in_threadpool(house.worker.stop)
         await serving
+        await cared
         await house.deployments.stop()
         await connect.close()
+        await run_in_threadpool(house.audit.stop)
 
 
 async def _renew(held: Keys, located: address.Address, every_s: float) -> None:

@@ -29,10 +29,24 @@ class Settings:
     home: Path = field(metadata={"help": "the folder that holds everything"})
     host: str = field(default="127.0.0.1", metadata={"help": "the address that the plain port listens on"})
     port: int = field(default=8080, metadata={"help": "the plain port; 0 takes a free one", "most": 65535})
+    hosts: str = field(
+        default="",
+        metadata={"help": "more names that clients use for it, separated by commas; *.example.com: all below it"},
+    )
     project: str = field(default="taxiway", metadata={"help": "the id of the project that a first start makes"})
     jobs: int = field(default=0, metadata={"help": "jobs that run at once; 0: one for every two cores, at least two"})
     body_mib: int = field(
         default=64, metadata={"help": "the largest JSON request body, in MiB; uploads have no limit", "least": 1}
+    )
+    upkeep_s: int = field(
+        default=3600,
+        metadata={"help": "seconds between two rounds of lifecycle rules and of what has expired", "least": 1},
+    )
+    audit_reads: int = field(
+        default=0, metadata={"help": "1: the audit log keeps reads and predictions too, not only changes", "most": 1}
+    )
+    audit_days: int = field(
+        default=400, metadata={"help": "how many days the audit log keeps a row", "least": 1, "most": 36500}
     )
 
     @property
@@ -102,6 +116,8 @@ def _valid(setting: Field[object], value: object) -> object:
         if not re.fullmatch("[0-9]{1,7}", text) or not least <= int(text) <= most:
             raise ValueError(f"a whole number from {least} to {most}")
         return int(text)
+    if setting.name == "hosts" and not re.fullmatch(r"[A-Za-z0-9.:*_, -]*", text):
+        raise ValueError("names of hosts, separated by commas, such as train.example.com or *.example.com")
     if setting.name == "project":
         try:
             return names.project_id(text, "project")

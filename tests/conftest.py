@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import gsutils
 import httpx
 import psutil
 import pytest
@@ -20,7 +21,7 @@ from taxiway import address
 from taxiway.address import Address
 from taxiway.db import migrate
 from taxiway.db.database import Database
-from taxiway.environments import runtimes
+from taxiway.environments import runtimes, uv
 
 ROOT = Path(__file__).parent.parent
 START_S = 60
@@ -72,12 +73,13 @@ class Server:
 StartServer = Callable[..., Server]
 
 
-def start(home: Path, *flags: str) -> Server:
+def start(home: Path, *flags: str, **variables: str) -> Server:
     """`taxiway up` on a home, once it answers."""
     home.parent.mkdir(parents=True, exist_ok=True)
     log = (home.parent / f"{home.name}.log").open("ab")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("TAXIWAY_")}
     environ |= {name: os.environ[name] for name in ("TAXIWAY_CACHE", "TAXIWAY_PYTHONS") if name in os.environ}
+    environ |= variables
     command = [sys.executable, "-m", "taxiway", "up", "--home", str(home), "--port", "0", *flags]
     process = subprocess.Popen(command, stdout=log, stderr=log, env=environ)
     log.close()
@@ -122,8 +124,8 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     """Servers of this test alone; `start_server(home)` again on the same home is the restart."""
     started: list[Server] = []
 
-    def begin(home: Path | None = None, *flags: str) -> Server:
-        started.append(start(home or tmp_path / "home", *flags))
+    def begin(home: Path | None = None, *flags: str, **variables: str) -> Server:
+        started.append(start(home or tmp_path / "home", *flags, **variables))
         return started[-1]
 
     yield begin
@@ -165,3 +167,24 @@ def run_cli(server: Server, *words: str, **rest: object) -> subprocess.Completed
 def runtime_python() -> Path:
     """The interpreter of the default runtime (TensorFlow); built once, `make setup` does it beforehand."""
     return runtimes.build(runtimes.resolve(None, None))
+
+
+@pytest.fixture(scope="session")
+def gsutil_program() -> Path:
+    """The program itself; the first test that asks for it builds it, and is skipped where there is no network."""
+    try:
+        return gsutils.build()
+    except uv.Unreachable as failure:
+        pytest.skip(f"gsutil could not be fetched: {failure}")
+
+
+@pytest.fixture
+def gsutil(server: Server, gsutil_program: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Google's own gsutil, as the shared server's owner: `gsutil("ls", "gs://b")`; `boto=FILE` is somebody else."""
+    own = tmp_path / "gsutil"
+    own.mkdir()
+
+    def run(*words: str, boto: Path | None = None, **rest: object) -> subprocess.CompletedProcess[str]:
+        return gsutils.run(gsutil_program, boto or Path(server.address.boto), own, words, **rest)
+
+    return run

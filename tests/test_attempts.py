@@ -12,18 +12,20 @@ from taxiway.iam import keys, projects
 from taxiway.schemas import TrainingInput
 
 PROJECT = "rides-1"
+ACCOUNT = projects.account_email(PROJECT, "sa")
 
 
 @pytest.fixture
 def db(db):
     db.write(lambda tx: projects.create(tx, PROJECT, owners=["user:o@x.org"], now=0))
+    db.write(lambda tx: projects.create_account(tx, PROJECT, ACCOUNT, "A job's", now=0))
     return db
 
 
 def create(db, name, subject="job_1", kind="job", now=1.0):
     told = TrainingInput(python_module="trainer.task", region="us-central1")
     work = plan.training(PROJECT, 7, subject, told, runtime="2.21", python="3.11")
-    return db.write(lambda tx: attempts.create(tx, name, kind, work, identity="sa@x.iam.gserviceaccount.com", now=now))
+    return db.write(lambda tx: attempts.create(tx, name, kind, work, identity=ACCOUNT, now=now))
 
 
 def hear(db, name, state, now=2.0):
@@ -86,9 +88,9 @@ def test_the_tokens_of_an_attempt_die_with_it(db, end):
     signer, now = keys.Keys(b"s" * 32), time.time()
     create(db, "a1")
     own = signer.replica_token("a1", now=now)
-    identity = signer.access_token("serviceAccount:sa", now=now, attempt="a1")
+    identity = signer.access_token(f"serviceAccount:{ACCOUNT}", now=now, attempt="a1")
     assert signer.caller(db, own, now=now).attempt == "a1"
-    assert signer.caller(db, identity, now=now).member == "serviceAccount:sa"
+    assert signer.caller(db, identity, now=now).email == ACCOUNT
     if end == "superseded":
         create(db, "a2")
     elif end == "fenced":

@@ -22,6 +22,7 @@ FLOORS = [  # from the ground up; rooms that share a floor are neighbours
         "files",
         "environments",
         "address",
+        "hosts",
         "handles",
         "tunnel",
         "metadata",
@@ -43,6 +44,8 @@ EXCEPT = {
     "cli/host.py": GROUND | {"server"},
     "cli/tensorboards.py": APART["cli"] | {"environments", "handles"},
     "cli/local.py": GROUND,
+    "cli/logins.py": APART["cli"] | {"files"},
+    "cli/iam.py": APART["cli"] | {"files"},
     "__main__.py": {"cli"},
 }
 

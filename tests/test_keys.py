@@ -122,7 +122,7 @@ def test_a_public_key_is_no_secret_to_sign_with(held, house, key):
     token = f"{signing}.{text64(algorithm.sign(signing.encode(), public.encode()))}"
     refused(held, house, token)
     with pytest.raises(errors.Unauthenticated):
-        keys.assertion_email(house, token, now=NOW)
+        keys.asserted(house, token, now=NOW)
 
 
 WRONG = [

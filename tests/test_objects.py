@@ -1,4 +1,4 @@
-"""Objects: a listing like a walk over all names, generations that grow, conditions that hold in one transaction."""
+"""Objects: generations that grow, conditions that hold in one transaction."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import contextlib
 import threading
 
 import pytest
-import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from taxiway import errors
 from taxiway.iam import projects
 from taxiway.storage import buckets, objects
-from taxiway.storage.blobs import SMALL, Blobs, Content
-from taxiway.storage.objects import Conditions, Metadata
+from taxiway.storage.blobs import SMALL, Blobs
+from taxiway.storage.conditions import ALWAYS, Conditions
+from taxiway.storage.objects import Metadata
 
 OWNER = "user:ann@example.com"
 
@@ -34,7 +32,7 @@ def house(db, blobs):
     return db, blobs
 
 
-def insert(house, name, data=b"x", *, replacing=lambda: None, conditions=objects.ALWAYS, now=1.0):
+def insert(house, name, data=b"x", *, replacing=lambda: None, conditions=ALWAYS, now=1.0):
     db, blobs = house
 
     async def go():
@@ -61,88 +59,9 @@ def refuse():
     raise errors.PermissionDenied("You may not replace it.")
 
 
-NAMES = st.text(st.sampled_from("ab/é\U0010ffff\ud7ff-"), min_size=1, max_size=6)
-
-
-def naive(names, prefix, delimiter, start, end, trailing):
-    """(items, prefixes) as the reference page says, over every name."""
-    items, prefixes = [], []
-    for name in sorted(names):
-        if not name.startswith(prefix) or name < start or (end and name >= end):
-            continue
-        cut = name.find(delimiter, len(prefix)) if delimiter else -1
-        if cut < 0:
-            items.append(name)
-            continue
-        group = name[: cut + len(delimiter)]
-        if group not in prefixes:
-            prefixes.append(group)
-        if trailing and name == group:
-            items.append(name)
-    return items, prefixes
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_listing_tells_what_a_walk_over_all_names_would(house, data):
-    db, _ = house
-    names = data.draw(st.sets(NAMES, max_size=25))
-    prefix = data.draw(st.one_of(st.just(""), NAMES))
-    delimiter = data.draw(st.sampled_from(["", "/", "a", "//"]))
-    end = data.draw(st.one_of(st.just(""), NAMES))
-    trailing = data.draw(st.booleans())
-    limit = data.draw(st.integers(1, 6))
-    bucket = f"b{next(COUNTER)}-bucket"
-    buckets.insert(db, "rides-project", bucket, now=1)
-    fill(house, bucket, names)
-    items, prefixes, start = [], [], ""
-    while True:
-        page = objects.page(
-            db, bucket, prefix=prefix, delimiter=delimiter, start=start, end=end, trailing=trailing, limit=limit
-        )
-        items += [each.name for each in page.items]
-        prefixes += page.prefixes
-        assert len(page.items) + len(page.prefixes) <= limit + 1
-        if not page.following:
-            break
-        start = page.following
-    assert (items, prefixes) == naive(names, prefix, delimiter, "", end, trailing)
-
-
-COUNTER = iter(range(1_000_000))
-
-
-def fill(house, bucket, names):
-    db, blobs = house
-
-    def work(rows):
-        for name in names:
-            content = Content(blobs.fresh_id(), 1, "", None, b"x")
-            new = objects.New(bucket, name, content, Metadata(), OWNER, 1.0)
-            objects._put(rows, blobs, new, objects.ALWAYS, may_replace=True)
-
-    db.write(work)
-
-
-def test_a_listing_seeks_past_what_it_does_not_show(house):
-    """Twenty folders of five hundred names cost some twenty seeks of four rows, not ten thousand rows."""
-    db, _ = house
-    fill(house, "rides", [f"{folder:03}/{index:04}" for folder in range(20) for index in range(500)])
-    limits = []
-
-    @sa.event.listens_for(db._reading, "before_cursor_execute")
-    def note(_connection, _cursor, statement, parameters, *_):
-        if "LIMIT" in statement:
-            limits.append(parameters[-2])
-
-    page = objects.page(db, "rides", delimiter="/")
-    assert page.prefixes == [f"{folder:03}/" for folder in range(20)]
-    assert len(limits) <= 22
-    assert sum(limits) < 200
-
-
 def test_a_row_and_its_fields_are_in_one_order():
-    assert list(objects.Object.__struct_fields__) == [column.name for column in objects.table.columns]
+    assert list(objects.Object.__struct_fields__) == [column.name for column in objects.noncurrent.columns]
+    assert list(objects.Object.__struct_fields__)[:-2] == [column.name for column in objects.table.columns]
     assert list(buckets.Bucket.__struct_fields__)[:-1] == [column.name for column in buckets.table.columns]
 
 
@@ -202,7 +121,7 @@ def test_the_file_goes_with_the_last_object_that_has_it(house):
     db, blobs = house
     insert(house, "one", bytes(SMALL + 1))
     objects.copy(db, blobs, ("rides", "one"), ("rides", "two"), owner=OWNER, now=2, replacing=refuse)
-    objects.delete(db, blobs, "rides", "one")
+    objects.delete(db, blobs, "rides", "one", now=3)
     assert len(list(blobs.folder.iterdir())) == 1
     insert(house, "two", b"small now")
     assert list(blobs.folder.iterdir()) == []
@@ -222,10 +141,10 @@ def test_a_composed_object_has_no_md5_and_counts_its_parts(house):
     db, blobs = house
     for each in "ab":
         insert(house, each, each.encode())
-    sources = [("a", None, objects.ALWAYS), ("b", None, objects.ALWAYS)]
+    sources = [("a", None, ALWAYS), ("b", None, ALWAYS)]
     first = objects.compose(db, blobs, "rides", sources, "ab", owner=OWNER, now=2, replacing=refuse)
     assert (first.md5, first.components, first.size) == (None, 2, 2)
-    again = [("ab", None, objects.ALWAYS), ("a", None, objects.ALWAYS)]
+    again = [("ab", None, ALWAYS), ("a", None, ALWAYS)]
     assert objects.compose(db, blobs, "rides", again, "ab", owner=OWNER, now=2, replacing=bool).components == 3
     assert objects.get_with_data(db, "rides", "ab")[1] == b"aba"
     with pytest.raises(errors.InvalidArgument, match="1 to 32"):
@@ -234,7 +153,7 @@ def test_a_composed_object_has_no_md5_and_counts_its_parts(house):
 
 def test_a_bucket_deleted_meanwhile_takes_no_object(house):
     db, blobs = house
-    buckets.delete(db, "rides")
+    buckets.delete(db, blobs, "rides")
     with pytest.raises(errors.NotFound, match="does not exist any more"):
         insert(house, "late", bytes(SMALL + 1))
     assert list(blobs.folder.iterdir()) == []
@@ -248,10 +167,3 @@ def test_buckets_of_another_project_are_named_as_such(house):
     with pytest.raises(errors.InvalidArgument, match="location"):
         buckets.insert(db, "other-project", "marsian", location="mars", now=2)
     assert buckets.insert(db, "other-project", "nam", location="nam4", now=2).location_type == "dual-region"
-
-
-def test_after_all_is_the_first_text_past_a_prefix():
-    assert objects.after_all("a/") == "a0"
-    assert objects.after_all("\ud7ff") == "\ue000"
-    assert objects.after_all("a\U0010ffff") == "b"
-    assert objects.after_all("") == objects.after_all("\U0010ffff") == ""

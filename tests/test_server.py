@@ -313,7 +313,8 @@ def test_the_token_endpoint_refuses_in_oauths_words(server):
     key = json.loads(server.key.read_text())
     cases = [
         ({}, "unsupported_grant_type"),
-        ({"grant_type": "refresh_token", "refresh_token": "x"}, "unsupported_grant_type"),
+        ({"grant_type": "authorization_code", "code": "x"}, "unsupported_grant_type"),
+        ({"grant_type": "refresh_token", "refresh_token": "x"}, "invalid_grant"),
         ({"grant_type": keys.JWT_GRANT}, "invalid_grant"),
         ({"grant_type": keys.JWT_GRANT, "assertion": "x"}, "invalid_grant"),
         ({"grant_type": keys.JWT_GRANT, "assertion": server.token}, "invalid_grant"),

@@ -215,7 +215,7 @@ def test_a_cut_off_upload_leaves_nothing(server, bucket, kind):
     before = files(server)
     head = [
         f"POST /upload/storage/v1/b/{bucket}/o?uploadType={kind}&name=cut HTTP/1.1",
-        "Host: x",
+        "Host: localhost",
         f"Authorization: Bearer {server.token}",
         "Content-Type: multipart/related; boundary=b",
         "Content-Length: 50000000",
@@ -245,7 +245,12 @@ def test_a_cut_off_resumable_upload_goes_on_where_it_was(server, bucket):
     data = os.urandom(6_000_000)
     location = begin(server, bucket, "resumed")
     path = location.removeprefix(server.url)
-    head = [f"PUT {path} HTTP/1.1", "Host: x", "Content-Range: bytes 0-5999999/6000000", "Content-Length: 6000000"]
+    head = [
+        f"PUT {path} HTTP/1.1",
+        "Host: localhost",
+        "Content-Range: bytes 0-5999999/6000000",
+        "Content-Length: 6000000",
+    ]
     before = files(server)
     with half_sent(server, head, data[:4_000_000]):
         eventually(lambda: files(server) != before, "the upload did not begin")
@@ -270,7 +275,7 @@ def test_a_newer_request_of_a_session_ends_one_that_hangs(server, bucket):
     location = begin(server, bucket, "taken-over")
     head = [
         f"PUT {location.removeprefix(server.url)} HTTP/1.1",
-        "Host: x",
+        "Host: localhost",
         "Content-Range: bytes 0-2999999/3000000",
         "Content-Length: 3000000",
     ]
@@ -465,7 +470,7 @@ def test_every_acknowledged_object_survives_a_kill_and_no_other_is_there(start_s
     first.http.put(location, headers={"Content-Range": "bytes 0-399999/*"}, content=half)
     head = [
         "POST /upload/storage/v1/b/crash-test/o?uploadType=media&name=never HTTP/1.1",
-        "Host: x",
+        "Host: localhost",
         f"Authorization: Bearer {first.token}",
         "Content-Length: 90000000",
     ]

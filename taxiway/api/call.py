@@ -36,13 +36,36 @@ class Call:
     body: Any
     now: float
     base: str  # scheme://host of this request, without a slash at the end: links are built from it
+    by_list: str = ""  # the row's permission, if nothing but the object's own access control list gives it
+    # What the audit log is told beside the path:
+    resource: str = ""  # what the request turned out to be about, if its path does not say
+    asked: str = ""  # the permission that the function asked for last, beyond the row's
+    passed: bool = False  # whether the caller had the row's permission
 
-    def need(self, permission: str, *, bucket: str | None = None, project: str | None = None) -> None:
-        """Check one more permission than the row names; raises PermissionDenied with the grant that would fix it."""
-        self.house.access.need(self.who, permission, bucket=bucket, project=project)
+    def need(
+        self, permission: str, *, bucket: str | None = None, project: str | None = None, within: str | None = None
+    ) -> bool:
+        """Check one more permission than the row names; raises PermissionDenied with the grant that would fix it.
 
-    def may(self, permission: str, *, bucket: str | None = None, project: str | None = None) -> bool:
-        return policies.allowed(self.house.db, self.who, permission, bucket=bucket, project=project)
+        Answers whether it holds for the whole bucket, and not only by an object's own access control list.
+        """
+        self.asked = permission
+        return self.house.access.need(self.who, permission, bucket=bucket, project=project, within=within)
+
+    def may(
+        self, permission: str, *, bucket: str | None = None, project: str | None = None, within: str | None = None
+    ) -> bool:
+        return policies.allowed(self.house.db, self.who, permission, bucket=bucket, project=project, within=within)
+
+
+def within(path: Mapping[str, str], query: Mapping[str, str]) -> str | None:
+    """What a path names that has a policy of its own: models/M (also for its versions), jobs/J ...; or an object."""
+    if "object" in path:
+        return policies.object_of(path["object"], query.get("generation", ""))
+    for kind in ("model", "job", "operation"):
+        if kind in path:
+            return f"{kind}s/{path[kind]}"
+    return None
 
 
 def caller(house: House, authorization: str, query: Mapping[str, str], now: float) -> members.Caller:
@@ -83,3 +106,4 @@ class Route(NamedTuple):
     path: str
     permission: str
     function: Callable[[Call], Any]
+    xml: bool = False  # of Cloud Storage's XML API: takes signed requests, and tells errors in XML

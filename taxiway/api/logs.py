@@ -1,11 +1,14 @@
-"""Logging's entries:list (https://cloud.google.com/logging/docs/reference/v2/rest/v2/entries/list)."""
+"""Logging's entries:list (https://cloud.google.com/logging/docs/reference/v2/rest/v2/entries/list).
+
+Two logs are read by it: what jobs say, and the audit log, if the filter asks for that (see `audit_entries`).
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from taxiway import errors
-from taxiway.api import wire
+from taxiway.api import audit_entries, wire
 from taxiway.api.call import SIGNED_IN, Call, Route
 from taxiway.compute import filters, logs
 from taxiway.compute.logs import Entry
@@ -29,14 +32,15 @@ def list_entries(call: Call) -> dict[str, Any]:
     if order not in ORDERS:
         raise errors.InvalidArgument(faults=[("orderBy", f"{order!r}: expected 'timestamp asc' or 'timestamp desc'.")])
     size = wire.page_size({"pageSize": str(body.get("pageSize", "") or "")}, default=PAGE, most=MOST)
-    after = wire.page_key({"pageToken": str(body.get("pageToken", "") or "")}, tuple[str, str])
+    token = {"pageToken": str(body.get("pageToken", "") or "")}
+    text = str(body.get("filter", ""))
+    if audit_entries.wanted(text):
+        place = wire.page_key(token, tuple[float, int])
+        rows = audit_entries.page(call, projects, text, newest_first=ORDERS[order], after=place, limit=size + 1)
+        return wire.page("entries", rows, size, lambda row: (row.time, row.row), audit_entries.entry)
+    after = wire.page_key(token, tuple[str, str])
     found = logs.page(
-        call.house.db,
-        projects,
-        filters.sql(str(body.get("filter", ""))),
-        newest_first=ORDERS[order],
-        after=after,
-        limit=size + 1,
+        call.house.db, projects, filters.sql(text), newest_first=ORDERS[order], after=after, limit=size + 1
     )
     return wire.page("entries", found, size, lambda entry: (entry.timestamp, entry.insert_id), _entry)
 

@@ -14,7 +14,7 @@ import msgspec
 
 from taxiway import errors, names, schemas
 from taxiway.api import discovery, messages, wire
-from taxiway.api.call import SIGNED_IN, Call, Route
+from taxiway.api.call import SIGNED_IN, Call, Route, within
 from taxiway.api.discovery import Method
 from taxiway.environments import runtimes
 from taxiway.iam import policies, projects
@@ -68,6 +68,7 @@ def get_config(call: Call) -> dict[str, Any]:
 def create_job(call: Call) -> dict[str, Any]:
     project = projects.get(call.house.db, call.path["project"])
     checked = training.check(call.house.db, project, messages.read(schemas.Job, call.body))
+    call.resource = names.job_name(project.id, checked.id)
     job = queue.create(
         call.house.db,
         project.id,
@@ -97,6 +98,18 @@ def cancel_job(call: Call) -> dict[str, Any]:
     queue.cancel(call.house.db, call.path["project"], call.path["job"], now=call.now)
     call.house.worker.wake()
     return {}
+
+
+def get_job_policy(call: Call) -> dict[str, Any]:
+    return _policy(queue.get(call.house.db, call.path["project"], call.path["job"]))
+
+
+def set_job_policy(call: Call) -> dict[str, Any]:
+    job = queue.get(call.house.db, call.path["project"], call.path["job"])
+    bindings, version = _told_policy(call, job)
+    changed = queue.set_policy(call.house.db, job.project, job.id, bindings, version=version)
+    call.house.access.forget()
+    return _policy(changed)
 
 
 def _job(call: Call, job: queue.Job) -> dict[str, Any]:
@@ -134,8 +147,10 @@ def create_model(call: Call) -> dict[str, Any]:
     faults += _not_offered(told, "model", MODELS_LATER)
     if faults:
         raise errors.InvalidArgument(faults=faults)
+    call.resource = names.model_name(project.id, told.name)
     kept = msgspec.structs.replace(told, default_version=None, etag=b"", regions=told.regions or ("us-central1",))
-    return _model(call, registry.create_model(call.house.db, project.id, told.name, kept, now=call.now))
+    made = registry.create_model(call.house.db, project.id, told.name, kept, creator=call.who.member, now=call.now)
+    return _model(call, made)
 
 
 def get_model(call: Call) -> dict[str, Any]:
@@ -151,8 +166,22 @@ def list_models(call: Call) -> dict[str, Any]:
 
 
 def delete_model(call: Call) -> dict[str, Any]:
-    found = registry.delete_model(call.house.db, call.path["project"], call.path["model"], now=call.now)
+    path = call.path
+    found = registry.delete_model(call.house.db, path["project"], path["model"], creator=call.who.member, now=call.now)
+    call.house.access.forget()  # a model of this name that is made later has a policy of its own
     return _operation(call, found)
+
+
+def get_model_policy(call: Call) -> dict[str, Any]:
+    return _policy(registry.get_model(call.house.db, call.path["project"], call.path["model"]))
+
+
+def set_model_policy(call: Call) -> dict[str, Any]:
+    model = registry.get_model(call.house.db, call.path["project"], call.path["model"])
+    bindings, version = _told_policy(call, model)
+    changed = registry.set_policy(call.house.db, model.project, model.name, bindings, version=version)
+    call.house.access.forget()
+    return _policy(changed)
 
 
 def _model(call: Call, model: registry.Model) -> dict[str, Any]:
@@ -180,6 +209,7 @@ def create_version(call: Call) -> dict[str, Any]:
     model = registry.get_model(house.db, project.id, call.path["model"])
     told = messages.read(schemas.Version, call.body)
     runtime = _checked_version(told)
+    call.resource = names.version_name(project.id, model.name, told.name)
     registry.must_be_new(house.db, project.id, model.name, told.name)
     found = copies.find(house.db, project, told)
     folder = copies.place(project, model.name, told.name, uuid.uuid4().hex[:12])
@@ -197,11 +227,19 @@ def create_version(call: Call) -> dict[str, Any]:
         copies.make(house.db, house.blobs, project, told.deployment_uri, found, folder, now=call.now)
         version, operation = house.db.write(
             lambda tx: registry.create_version(
-                tx, project.id, model.name, told.name, kept, folder=folder, runtime=runtime, now=call.now
+                tx,
+                project.id,
+                model.name,
+                told.name,
+                kept,
+                folder=folder,
+                runtime=runtime,
+                creator=call.who.member,
+                now=call.now,
             )
         )
     except errors.Error:
-        copies.remove(house.db, house.blobs, folder)
+        copies.remove(house.db, house.blobs, folder, now=call.now)
         raise
     house.deployments.deploy(version)
     return _operation(call, operation)
@@ -262,7 +300,7 @@ def set_default(call: Call) -> dict[str, Any]:
 def delete_version(call: Call) -> dict[str, Any]:
     path = call.path
     version, operation = registry.begin_delete(
-        call.house.db, path["project"], path["model"], path["version"], now=call.now
+        call.house.db, path["project"], path["model"], path["version"], creator=call.who.member, now=call.now
     )
     call.house.deployments.undeploy(version)
     return _operation(call, operation)
@@ -345,6 +383,45 @@ def _version_now(call: Call, operation: registry.Operation) -> dict[str, Any]:
     return _version(call, made)
 
 
+# --- policies of models and jobs ---
+
+POLICY_FIELDS = ("bindings", "etag", "version")  # gcloud names the version as well; there is one
+
+
+def _policy(held: registry.Model | queue.Job) -> dict[str, Any]:
+    return {"version": 1, "etag": policies.etag(held.policy_version), **held.policy}
+
+
+def _told_policy(call: Call, held: registry.Model | queue.Job) -> tuple[list[dict[str, Any]], int | None]:
+    """The bindings that a setIamPolicy leaves there, and the version of the policy that its sender had read."""
+    told = messages.read(schemas.SetIamPolicyRequest, call.body)
+    mask = wire.mask(told.update_mask, POLICY_FIELDS) if told.update_mask else POLICY_FIELDS
+    if told.policy is None:
+        raise errors.InvalidArgument(faults=[("policy", "is required: {bindings: [{role, members}]}.")])
+    if told.policy.audit_configs:
+        sentence = "are not offered; TAXIWAY_AUDIT_READS says for the whole server what is kept."
+        raise errors.InvalidArgument(faults=[("policy.auditConfigs", sentence)])
+    version = int.from_bytes(told.policy.etag, "big") if told.policy.etag else None
+    if "bindings" not in mask:
+        return held.policy["bindings"], version
+    return policies.checked(messages.write(told.policy)), version
+
+
+def test_permissions(call: Call) -> dict[str, Any]:
+    """Which of the asked permissions the caller has; a resource that does not exist has none."""
+    asked = messages.read(schemas.TestIamPermissionsRequest, call.body).permissions
+    db, project = call.house.db, call.path["project"]
+    try:
+        if "job" in call.path:
+            queue.get(db, project, call.path["job"])
+        else:
+            registry.get_model(db, project, call.path["model"])
+        held = [each for each in asked if call.may(each, project=project, within=within(call.path, call.query))]
+    except errors.NotFound:
+        held = []
+    return {"permissions": held} if held else {}
+
+
 # --- what they share ---
 
 
@@ -368,21 +445,6 @@ def _refuse_filter(call: Call, method: str) -> None:
         raise errors.Unimplemented(f"{method} does not offer filter yet; leave it out.")
 
 
-def test_permissions(call: Call) -> dict[str, Any]:
-    """Which of the asked permissions the caller has; a resource that does not exist has none."""
-    asked = messages.read(schemas.TestIamPermissionsRequest, call.body).permissions
-    db, project = call.house.db, call.path["project"]
-    try:
-        if "job" in call.path:
-            queue.get(db, project, call.path["job"])
-        else:
-            registry.get_model(db, project, call.path["model"])
-        held = [each for each in asked if policies.allowed(db, call.who, each, project=project)]
-    except errors.NotFound:
-        held = []
-    return {"permissions": held} if held else {}
-
-
 # --- routes ---
 
 OFFERED: dict[str, tuple[str, Callable[[Call], Any]]] = {
@@ -391,11 +453,15 @@ OFFERED: dict[str, tuple[str, Callable[[Call], Any]]] = {
     "projects.jobs.get": ("ml.jobs.get", get_job),
     "projects.jobs.list": ("ml.jobs.list", list_jobs),
     "projects.jobs.cancel": ("ml.jobs.cancel", cancel_job),
+    "projects.jobs.getIamPolicy": ("ml.jobs.getIamPolicy", get_job_policy),
+    "projects.jobs.setIamPolicy": ("ml.jobs.setIamPolicy", set_job_policy),
     "projects.jobs.testIamPermissions": (SIGNED_IN, test_permissions),
     "projects.models.create": ("ml.models.create", create_model),
     "projects.models.get": ("ml.models.get", get_model),
     "projects.models.list": ("ml.models.list", list_models),
     "projects.models.delete": ("ml.models.delete", delete_model),
+    "projects.models.getIamPolicy": ("ml.models.getIamPolicy", get_model_policy),
+    "projects.models.setIamPolicy": ("ml.models.setIamPolicy", set_model_policy),
     "projects.models.testIamPermissions": (SIGNED_IN, test_permissions),
     "projects.models.versions.create": ("ml.versions.create", create_version),
     "projects.models.versions.get": ("ml.versions.get", get_version),
@@ -442,3 +508,4 @@ ROUTES = sorted(
     (_route(method) for method in discovery.METHODS if method.id.removeprefix("ml.") not in BARE),
     key=lambda route: ":" not in route.path.rpartition("/")[2],
 )
+METHOD_IDS = {(each.verb, path_of(each)): each.id for each in discovery.METHODS}  # of a route, by its verb and path

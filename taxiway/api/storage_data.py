@@ -7,18 +7,23 @@ import os
 import re
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
+from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from taxiway import errors, names
+from taxiway.api import storage_acl, transcoding
 from taxiway.api import storage_forms as forms
 from taxiway.api.call import Call
+from taxiway.iam import audit
 from taxiway.storage import objects, uploads
 from taxiway.storage.blobs import READ, Blobs
-from taxiway.storage.objects import Conditions, Metadata, Object
+from taxiway.storage.conditions import Conditions
+from taxiway.storage.objects import Metadata, Object
 from taxiway.storage.uploads import Checksums, Intent
 
 METADATA_BYTES = 1024 * 1024  # a JSON metadata part or body: far above what an object may have
@@ -56,7 +61,7 @@ async def resume(call: Call) -> Any:
         session,
         call.request.stream(),
         uploads.content_range(said) if said else None,
-        checksums=_header_checksums(call.request),
+        checksums=header_checksums(call.request),
         now=call.now,
     )
     if isinstance(result, Object):
@@ -79,52 +84,58 @@ async def _media(call: Call) -> dict[str, Any]:
                 "contentEncoding": call.query.get("contentEncoding") or call.request.headers.get("content-encoding"),
             }
         ).changes()
+        | await _acl(call, UNSET)
     )
-    size = _whole_header(call.request, "content-length")
-    made = await _store(call, _name(call, None), said, [], call.request.stream(), size)
-    return forms.object_form(call.base, made)
+    size = whole_header(call.request, "content-length")
+    made = await store(call, _name(call, None), said, [], call.request.stream(), size)
+    return await _form(call, made)
 
 
 async def _multipart(call: Call) -> dict[str, Any]:
     parts = Related(call.request.stream(), call.request.headers.get("content-type", ""))
     body, kind = await parts.metadata()
     said = forms.said(body)
-    metadata = forms.metadata({"content_type": forms.content_type(kind), **_told(call, said)})
-    size = _whole_header(call.request, "content-length")
-    made = await _store(call, _name(call, said.name), metadata, [said.checksums()], parts.data(), size)
-    return forms.object_form(call.base, made)
+    acl = await _acl(call, said.acl)
+    metadata = forms.metadata({"content_type": forms.content_type(kind), **_told(call, said), **acl})
+    size = whole_header(call.request, "content-length")
+    made = await store(call, _name(call, said.name), metadata, [said.checksums()], parts.data(), size)
+    return await _form(call, made)
 
 
 async def _begin(call: Call) -> Response:
     headers = call.request.headers
     raw = await _limited(call.request.stream())
-    try:
-        said = forms.said(msgspec.json.decode(raw) if raw.strip() else {})
-    except msgspec.DecodeError as error:
-        raise errors.InvalidArgument(f"The request body is not JSON: {error}.") from error
+    said = forms.said(_decoded(raw, "The request body"))
     name = _name(call, said.name)
     kind = forms.content_type(headers.get("x-upload-content-type"))
-    intent = Intent(
-        metadata=forms.metadata({"content_type": kind, **_told(call, said)}),
-        conditions=forms.conditions(call.query),
-        checksums=said.checksums(),
-        may_replace=await asyncio.to_thread(call.may, "storage.objects.delete", bucket=call.path["bucket"]),
-    )
-    size = _whole_header(call.request, "x-upload-content-length")
-    session = await uploads.begin(
-        call.house.db, call.path["bucket"], name, intent, owner=call.who.member, size=size, now=call.now
-    )
-    path = call.request.url.path
+    acl = await _acl(call, said.acl)
+    metadata = forms.metadata({"content_type": kind, **_told(call, said), **acl})
+    size = whole_header(call.request, "x-upload-content-length")
+    session = await begin(call, name, metadata, said.checksums(), size)
+    path = call.request.scope["path"]
+    asked = f"&fields={quote(call.query['fields'], safe='')}" if call.query.get("fields") else ""
     return Response(
         status_code=200,
         headers={
-            "Location": f"{call.base}{path}?uploadType=resumable&upload_id={session}",
+            "Location": f"{call.base}{path}?uploadType=resumable{asked}&upload_id={session}",
             "X-GUploader-UploadID": session,
         },
     )
 
 
-async def _store(
+async def begin(call: Call, name: str, metadata: Metadata, told: Checksums, size: int | None) -> str:
+    """A new resumable session's id: whoever has it may send the bytes, with what the caller may now."""
+    bucket = call.path["bucket"]
+    intent = Intent(
+        metadata=metadata,
+        conditions=forms.conditions(call.query),
+        checksums=told,
+        may_replace=await asyncio.to_thread(call.may, "storage.objects.delete", bucket=bucket),
+    )
+    return await uploads.begin(call.house.db, bucket, name, intent, owner=call.who.member, size=size, now=call.now)
+
+
+async def store(
     call: Call,
     name: str,
     metadata: Metadata,
@@ -141,7 +152,7 @@ async def _store(
             if chunk:
                 await writer.write(chunk)
         content = await writer.finish()
-        for checksums in (*told, _header_checksums(call.request)):
+        for checksums in (*told, header_checksums(call.request)):
             checksums.check(name, content)
     except BaseException:
         await writer.abandon()
@@ -160,6 +171,20 @@ async def _store(
     )
 
 
+async def _acl(call: Call, said: object) -> dict[str, Any]:
+    """What the request says of the object's access control list; nothing is read for one that says nothing."""
+    if said is UNSET and not call.query.get("predefinedAcl"):
+        return {}
+    return await asyncio.to_thread(storage_acl.of_new_object, call, call.path["bucket"], said)
+
+
+async def _form(call: Call, made: Object) -> dict[str, Any]:
+    form = forms.object_form(call.base, made)
+    if storage_acl.full(call):
+        form.update(await asyncio.to_thread(lambda: storage_acl.shown(call, made.bucket)(made)))
+    return form
+
+
 def _told(call: Call, said: forms.Said) -> dict[str, Any]:
     """What the body says of an object; without a content type it does not undo what the part's header says."""
     changes = {field: value for field, value in said.changes().items() if value is not None}
@@ -175,7 +200,9 @@ def _name(call: Call, said: str | None) -> str:
         raise errors.InvalidArgument(
             faults=[("name", "Required: the object's name, in the query (name=) or in the metadata.")]
         )
-    return names.object_name(name, "name")
+    named = names.object_name(name, "name")
+    call.resource = audit.object_of(call.path["bucket"], named)
+    return named
 
 
 def _session(call: Call) -> str:
@@ -187,7 +214,7 @@ def _session(call: Call) -> str:
     return session
 
 
-def _header_checksums(request: Request) -> Checksums:
+def header_checksums(request: Request) -> Checksums:
     """Content-MD5, and x-goog-hash: crc32c=...,md5=... in one header or several."""
     told = {"md5": request.headers.get("content-md5"), "crc32c": None}
     for header in request.headers.getlist("x-goog-hash"):
@@ -198,7 +225,7 @@ def _header_checksums(request: Request) -> Checksums:
     return Checksums(**told)
 
 
-def _whole_header(request: Request, name: str) -> int | None:
+def whole_header(request: Request, name: str) -> int | None:
     text = request.headers.get(name, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
@@ -212,6 +239,14 @@ async def _limited(body: AsyncIterator[bytes]) -> bytes:
     return raw
 
 
+def _decoded(raw: bytes, what: str) -> Any:
+    """JSON, or None for none."""
+    try:
+        return msgspec.json.decode(raw) if raw.strip() else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise errors.InvalidArgument(f"{what} is not JSON: {error}.") from error
+
+
 class Related:
     """A multipart/related body of two parts, metadata as JSON and the bytes, read as it arrives.
 
@@ -221,11 +256,12 @@ class Related:
 
     def __init__(self, stream: AsyncIterator[bytes], content_type: str) -> None:
         match = re.search(r"boundary=(\"[^\"]+\"|'[^']+'|[^;\s]+)", content_type, re.IGNORECASE)
-        if match is None or not content_type.lower().startswith("multipart/"):
+        boundary = match[1].strip("\"'").encode("latin-1") if match else b""
+        if not boundary or not content_type.lower().startswith("multipart/"):
             raise errors.InvalidArgument(
                 f"Content-Type: expected multipart/related; boundary=..., got {content_type[:100]!r}."
             )
-        self._marker = b"--" + match[1].strip("\"'").encode()
+        self._marker = b"--" + boundary
         self._stream = stream
         self._buffer = b""
         self._line = b"\r\n"
@@ -234,31 +270,33 @@ class Related:
         """(the JSON of the first part, the Content-Type of the second)."""
         await self._need(self._marker, at_start=True)
         await self._need(b"\n")
-        rest = self._buffer[len(self._marker) :]
-        self._line = b"\r\n" if rest.startswith(b"\r\n") else b"\n"
+        self._line = b"\r\n" if self._buffer.partition(b"\n")[0].endswith(b"\r") else b"\n"
         await self._next_part()
         raw = await self._taken(self._line + self._marker)
         kind = await self._next_part(after=b"")
-        try:
-            return msgspec.json.decode(raw) if raw.strip() else {}, kind
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise errors.InvalidArgument(f"The metadata part is not JSON: {error}.") from error
+        return _decoded(raw, "The metadata part"), kind
 
     async def data(self) -> AsyncIterator[bytes]:
         """The bytes of the second part. Raises InvalidArgument if they end before the closing boundary."""
         end = self._line + self._marker
         ended = False
-        held = self._buffer
+        held, seen = self._buffer, 0
         while True:
-            cut = held.find(end)
-            if cut >= 0:
+            cut = held.find(end, seen)
+            after = held[cut + len(end) : cut + len(end) + 2] if cut >= 0 else b""
+            if after == b"--":
                 ended = True
                 yield held[:cut]
                 break
-            safe = len(held) - len(end) + 1
+            if after[:1].isspace():
+                raise errors.InvalidArgument("The multipart body has a third part; expected metadata, then the bytes.")
+            if after not in (b"", b"-"):  # bytes that only begin as the boundary does
+                seen = cut + len(end)
+                continue
+            safe = cut if cut >= 0 else len(held) - len(end) + 1
             if safe > 0:
                 yield held[:safe]
-                held = held[safe:]
+                held, seen = held[safe:], max(seen - safe, 0)
             chunk = await anext(self._stream, None)
             if chunk is None:
                 break
@@ -317,11 +355,15 @@ async def download(call: Call) -> Response:
     while True:
         # One indexed row: reading it here costs less than a thread would.
         found, data = objects.get_with_data(db, bucket, name, generation=generation, conditions=wanted)
+        if call.by_list:
+            await asyncio.to_thread(storage_acl.still, call, found)
         try:
             file = -1 if data is not None or call.request.method == "HEAD" else blobs.open(found.blob)
             break
         except FileNotFoundError:
             continue  # deleted or replaced since the row was read: it says so the next time
+    if transcoding.applies(found, call.request):
+        return transcoding.Unzipped(blobs, file if data is None else data, forms.data_headers(found))
     try:
         span = _span(call.request.headers.get("range", ""), found.size)
     except errors.OutOfRange as error:

@@ -19,8 +19,10 @@ from msgspec import UNSET, UnsetType
 
 from taxiway import errors
 from taxiway.api import wire
+from taxiway.api.fields import Mask
 from taxiway.storage.buckets import CLASSES, Bucket
-from taxiway.storage.objects import DEFAULT_TYPE, Conditions, Metadata, Object
+from taxiway.storage.conditions import Conditions
+from taxiway.storage.objects import DEFAULT_TYPE, Metadata, Object
 from taxiway.storage.uploads import Checksums
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -40,6 +42,10 @@ class Said(msgspec.Struct, rename="camel", frozen=True):
     metadata: dict[str, str | None] | UnsetType | None = UNSET
     md5_hash: str | None = None
     crc32c: str | None = None
+    acl: Any = UNSET  # checked by `storage_acl`: that takes the projects' numbers
+    temporary_hold: Any = None
+    event_based_hold: Any = None
+    retention: Any = None
 
     def changes(self) -> dict[str, Any]:
         """The fields that were said, by the names that `objects.Metadata` has for them. Raises InvalidArgument."""
@@ -65,11 +71,16 @@ EVERY_FIELD: dict[str, Any] = dict.fromkeys((*_PLAIN[:-1], "custom"))  # what a 
 
 
 def said(body: object) -> Said:
-    """Raises InvalidArgument that names the field."""
+    """Raises InvalidArgument that names the field, Unimplemented for a hold: nothing here would hold the object."""
     try:
-        return msgspec.convert(body or {}, Said)
+        read = msgspec.convert({} if body is None else body, Said)
     except msgspec.ValidationError as error:
         raise errors.InvalidArgument(f"The object's metadata is not as it should be: {error}.") from error
+    for field in ("temporary_hold", "event_based_hold", "retention"):
+        if getattr(read, field):
+            name = Said.__struct_encode_fields__[Said.__struct_fields__.index(field)]
+            raise errors.Unimplemented(f"{name}: nothing here would hold the object; leave it out.")
+    return read
 
 
 def metadata(changes: Mapping[str, Any]) -> Metadata:
@@ -104,8 +115,8 @@ def etag(generation: int, metageneration: int) -> str:
     return base64.b64encode(f"{generation}/{metageneration}".encode()).decode()
 
 
-def object_form(base: str, found: Object, *, full: bool = False) -> dict[str, Any]:
-    """An object's resource; `full` (projection=full) adds its owner and who may read it."""
+def object_form(base: str, found: Object) -> dict[str, Any]:
+    """An object's resource, without who may (see `storage_acl.shown`)."""
     name = quote(found.name, safe="")
     created = _time(found.created)
     form: dict[str, Any] = {
@@ -141,20 +152,10 @@ def object_form(base: str, found: Object, *, full: bool = False) -> dict[str, An
         form["cacheControl"] = found.cache_control
     if found.custom:
         form["metadata"] = found.custom
-    if full:
-        entity = _entity(found.owner)
-        form["owner"] = {"entity": entity}
-        form["acl"] = [
-            {
-                "kind": "storage#objectAccessControl",
-                "bucket": found.bucket,
-                "object": found.name,
-                "generation": str(found.generation),
-                "entity": entity,
-                "role": "OWNER",
-                "etag": form["etag"],
-            }
-        ]
+    if found.deleted is not None:
+        form["timeDeleted" if found.kept_until is None else "softDeleteTime"] = _time(found.deleted)
+    if found.kept_until is not None:
+        form["hardDeleteTime"] = _time(found.kept_until)
     return form
 
 
@@ -172,32 +173,27 @@ _CHEAP: dict[str, Callable[[Object], object]] = {
 }
 
 
-def object_part(base: str, found: Object, fields: Collection[str], *, full: bool = False) -> dict[str, Any]:
+def object_part(base: str, found: Object, fields: Collection[str]) -> dict[str, Any]:
     """Of an object's resource only these fields; those that listings ask for are written without the others."""
     if all(field in _CHEAP for field in fields):
         return {field: value for field in fields if (value := _CHEAP[field](found)) is not None}
-    form = object_form(base, found, full=full)
+    form = object_form(base, found)
     return {field: form[field] for field in fields if field in form}
 
 
-def fields_of_items(fields: str) -> frozenset[str] | None:
-    """What `fields` asks of each item of a listing: `items/name,nextPageToken`, `items(name,size),prefixes`.
-
-    None: everything, also for a mask of another form: more than was asked for does no harm. The rest of a listing is
-    always told. Syntax: https://cloud.google.com/storage/docs/json_api#partial-response
-    """
-    if not _LISTING_FIELDS.fullmatch(fields):
+def fields_of_items(mask: Mask | None) -> frozenset[str] | None:
+    """The fields of each item that a listing's mask asks something of; None: all of them."""
+    items = {} if mask is None else mask.get("items", mask.get("*", {}))
+    if mask is None or items is None or "*" in items:
         return None
-    asked = [word for many, one in _ITEM_FIELDS.findall(fields) for word in (many.split(",") if many else [one])]
-    return frozenset(asked) or None
+    return frozenset(items)
 
 
-_LISTING_FIELDS = re.compile(r"(?:(?:kind|prefixes|nextPageToken|items/\w+|items\(\w+(?:,\w+)*\))(?:,(?!$)|$))+")
-_ITEM_FIELDS = re.compile(r"items(?:\(([\w,]+)\)|/(\w+))")
-
-
-def bucket_form(base: str, found: Bucket, *, full: bool = False) -> dict[str, Any]:
-    """A bucket's resource; `full` (projection=full) adds its owner."""
+def bucket_form(base: str, found: Bucket) -> dict[str, Any]:
+    """A bucket's resource, without who may (see `storage_acl.of_bucket_shown`)."""
+    uniform: dict[str, Any] = {"enabled": found.uniform}
+    if "uniformLocked" in found.extra:
+        uniform["lockedTime"] = wire.timestamp(found.extra["uniformLocked"])
     form: dict[str, Any] = {
         "kind": "storage#bucket",
         "id": found.name,
@@ -213,28 +209,13 @@ def bucket_form(base: str, found: Bucket, *, full: bool = False) -> dict[str, An
         "timeCreated": wire.timestamp(found.created),
         "updated": wire.timestamp(found.updated),
         "iamConfiguration": {
-            "bucketPolicyOnly": {"enabled": False},
-            "uniformBucketLevelAccess": {"enabled": False},
-            "publicAccessPrevention": "inherited",
+            "bucketPolicyOnly": uniform,
+            "uniformBucketLevelAccess": uniform,
+            "publicAccessPrevention": found.extra.get("publicAccessPrevention", "inherited"),
         },
     }
     if found.labels:
         form["labels"] = found.labels
-    if full:
-        owners = f"project-owners-{found.project_number}"
-        form["owner"] = {"entity": owners}
-        form["acl"] = [
-            {
-                "kind": "storage#bucketAccessControl",
-                "bucket": found.name,
-                "entity": f"project-{people}-{found.project_number}",
-                "role": role,
-                "projectTeam": {"projectNumber": str(found.project_number), "team": people},
-                "etag": form["etag"],
-            }
-            for people, role in (("owners", "OWNER"), ("editors", "OWNER"), ("viewers", "READER"))
-        ]
-        form["defaultObjectAcl"] = []
     return form
 
 
@@ -279,10 +260,10 @@ def data_headers(found: Object) -> list[tuple[bytes, bytes]]:
         "x-goog-hash": hashes,
         "x-goog-storage-class": found.storage_class,
     }
-    headers = [(name.encode(), value.encode()) for name, value in told.items() if value]
+    headers = [(name.encode(), sent) for name, value in told.items() if value and (sent := value.strip().encode())]
     for key, value in found.custom.items():
         if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", key) and not _CONTROL.search(value):
-            headers.append((f"x-goog-meta-{key}".lower().encode(), value.encode()))
+            headers.append((f"x-goog-meta-{key}".lower().encode(), value.strip().encode()))
     return headers
 
 
@@ -327,8 +308,3 @@ def _second(whole: int) -> str:
 @functools.lru_cache(maxsize=4096)
 def _http_date(whole: int) -> str:
     return email.utils.formatdate(whole, usegmt=True)
-
-
-def _entity(member: str) -> str:
-    """user:ann@example.com -> user-ann@example.com, as access control lists spell it."""
-    return f"user-{member.partition(':')[2]}" if member else "allUsers"

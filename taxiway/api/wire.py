@@ -15,6 +15,7 @@ from taxiway import errors
 Item = TypeVar("Item")
 
 MOST_FAULTS = 20
+INSUFFICIENT = "insufficientPermissions"  # the reason of a token whose scopes do not cover what is asked
 
 WHOLE = re.compile(r"-?[0-9]{1,20}")
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -132,6 +133,27 @@ def _camel(path: str) -> str:
     return re.sub(r"_([a-z0-9])", lambda match: match[1].upper(), path)
 
 
+# ---- bodies ---------------------------------------------------------------------------------------------------------
+
+
+def message(value: object, field: str = "") -> Mapping[str, Any]:
+    """A body, or a message inside one under `field`; {} for none. Raises InvalidArgument for what is no JSON object."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        told = "must be a JSON object."
+        raise wrong(field, told) if field else errors.InvalidArgument(f"The request body {told}")
+    return value
+
+
+def strings(body: Mapping[str, Any], field: str) -> list[str]:
+    """A list of strings inside a body; [] for none. Raises InvalidArgument."""
+    value = body.get(field) or []
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise wrong(field, "must be a list of strings.")
+    return value
+
+
 # ---- errors ---------------------------------------------------------------------------------------------------------
 
 
@@ -141,6 +163,14 @@ def ml_body(error: errors.Error) -> dict[str, Any]:
     if isinstance(error, errors.InvalidArgument) and error.faults:
         violations = [{"field": field, "description": sentence} for field, sentence in error.faults]
         told["details"] = [{"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": violations}]
+    if error.reason == INSUFFICIENT:
+        told["details"] = [
+            {
+                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                "reason": "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+                "domain": "googleapis.com",
+            }
+        ]
     return {"error": told}
 
 

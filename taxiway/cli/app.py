@@ -12,9 +12,11 @@ from typer.main import get_command
 
 from taxiway import errors
 from taxiway.cli import (
+    audit,
     auth,
     client,
     host,
+    iam,
     jobs,
     local,
     models,
@@ -24,6 +26,7 @@ from taxiway.cli import (
     projects,
     storage,
     tensorboards,
+    users,
 )
 
 app = options.group("A self-hosted Cloud ML Engine: package, train, deploy and predict.")
@@ -48,6 +51,8 @@ host.add_to(app)
 app.add_typer(auth.app, name="auth")
 app.add_typer(storage.app, name="storage")
 app.add_typer(projects.app, name="projects")
+app.add_typer(iam.app, name="iam")
+app.add_typer(users.app, name="users")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(local.app, name="local")
 app.add_typer(models.models, name="models")
@@ -55,6 +60,7 @@ app.add_typer(models.versions, name="versions")
 app.add_typer(models.operations, name="operations")
 app.add_typer(tensorboards.app, name="tensorboard")
 predict.add_to(app)
+audit.add_to(app)
 
 
 def main(arguments: Sequence[str]) -> int:

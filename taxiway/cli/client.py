@@ -6,6 +6,8 @@ import contextlib
 import os
 import ssl
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,13 @@ sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 import httpx  # noqa: E402
 
 from taxiway import address, errors  # noqa: E402
+from taxiway.cli import logins  # noqa: E402
+from taxiway.cli.logins import Login  # noqa: E402
 
 TIMEOUT = httpx.Timeout(60, connect=5, read=300)  # seconds; a prediction or a rewrite of a large object takes its time
+
+EARLY_S = 300  # a login's token is made anew before it expires
+NAMED = "It is the one that TAXIWAY_URL names."
 
 _WORDS = {
     1: "CANCELLED",
@@ -67,9 +74,12 @@ class Client:
     Every method raises Refused for an answer that is an error, Unavailable where no server answers.
     """
 
-    def __init__(self, url: str, token: Path, project: str, hint: str) -> None:
+    def __init__(self, url: str, token: Path | Login | None, project: str, hint: str, name: str = "") -> None:
+        """`token` is a file with an access token, or a login that makes them; `name` is what logins are kept under."""
         self.url = url.rstrip("/")
+        self.name = name or self.url
         self.token = token
+        self._made, self._until, self._making = "", 0.0, threading.Lock()
         self._project = project
         self._hint = hint
         # On plain HTTP nothing is verified, and reading the system's authorities would cost every command 30 ms.
@@ -79,6 +89,13 @@ class Client:
         self.http = httpx.Client(
             base_url=self.url, auth=self._sign, timeout=TIMEOUT, verify=verify, limits=limits, trust_env=False
         )
+
+    @property
+    def acting(self) -> str:
+        """The address of who is logged in; else of the home's owner, "" with a token of somebody's."""
+        if isinstance(self.token, Login):
+            return self.token.email
+        return owner() if not os.environ.get("TAXIWAY_TOKEN_FILE") else ""
 
     @property
     def project(self) -> str:
@@ -113,6 +130,36 @@ class Client:
         for page in self.pages(path, **query):
             yield from page.get(key, [])
 
+    def form(self, path: str, form: dict[str, str]) -> dict[str, Any]:
+        """Send a form, as nobody, to one of OAuth's endpoints."""
+        return self.call("POST", path, data=form, auth=None)
+
+    def access_token(self) -> str:
+        """What the requests carry. Raises Unauthenticated for a file that cannot be read, or a login that has ended."""
+        if isinstance(self.token, Login):
+            return self._fresh(self.token)
+        if self.token is None:
+            told = f"Nobody is logged in at {self.url}. Log in: taxiway auth login EMAIL"
+            raise errors.Unauthenticated(f"{told}; or set TAXIWAY_TOKEN_FILE to a file with an access token.")
+        # Read for each request: the server renews the file, and a command may run for days.
+        try:
+            return self.token.read_text(encoding="ascii").strip()
+        except (OSError, ValueError) as error:
+            told = f"The access token in {self.token} cannot be read ({error})."
+            raise errors.Unauthenticated(f"{told} Set TAXIWAY_TOKEN_FILE, or start the server.") from error
+
+    def _fresh(self, login: Login) -> str:
+        with self._making:
+            if time.monotonic() >= self._until:
+                form = {"grant_type": "refresh_token", "refresh_token": login.refresh_token}
+                try:
+                    answer = self.form("/token", form)
+                except Refused as error:
+                    raise errors.Unauthenticated(f"{login.email}: {error} taxiway auth login {login.email}") from error
+                self._made = answer["access_token"]
+                self._until = time.monotonic() + answer["expires_in"] - EARLY_S
+            return self._made
+
     def call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         """One request and its JSON answer; {} for an empty one."""
         with self.answering():
@@ -133,38 +180,51 @@ class Client:
             raise errors.Unavailable(f"The connection to {self.url} was lost ({error}). Try again.") from error
 
     def _sign(self, request: httpx.Request) -> httpx.Request:
-        # Read for each request: the server renews the file, and a command may run for days.
-        try:
-            request.headers["Authorization"] = f"Bearer {self.token.read_text(encoding='ascii').strip()}"
-        except (OSError, ValueError) as error:
-            told = f"The access token in {self.token} cannot be read ({error})."
-            raise errors.Unauthenticated(f"{told} Set TAXIWAY_TOKEN_FILE, or start the server.") from error
+        request.headers["Authorization"] = f"Bearer {self.access_token()}"
         return request
 
 
 def connect(project: str | None = None) -> Client:
-    """The server that TAXIWAY_URL names, or the one of the home; the token of TAXIWAY_TOKEN_FILE, or the home's owner.
+    """The server that TAXIWAY_URL names, or the one of the home.
 
+    The token is that of TAXIWAY_TOKEN_FILE, else that of who is logged in there (`taxiway auth login`), else of the
+    home's owner.
     The project is the given one, else CLOUDSDK_CORE_PROJECT, else the home's. Raises Unavailable without a server.
     """
     url, token = os.environ.get("TAXIWAY_URL", ""), os.environ.get("TAXIWAY_TOKEN_FILE", "")
     project = project or os.environ.get("CLOUDSDK_CORE_PROJECT", "")
     if url and not url.startswith(("http://", "https://")):
         raise errors.InvalidArgument(f"TAXIWAY_URL must start with http:// or https://. It is {url!r}.")
-    if url and token and project:
-        return Client(url, Path(token), project, "It is the one that TAXIWAY_URL names.")
+    name = url.rstrip("/") or str(home())
+    held: Path | Login | None = Path(token) if token else next(reversed(logins.read(name)), None)
+    if url and held and project:
+        return Client(url, held, project, NAMED, name)
     try:
         here = address.read(home())
     except errors.Unavailable:
         if not url:
             raise
-        if not token:
-            raise errors.Unauthenticated(
-                "TAXIWAY_URL is set and no token: set TAXIWAY_TOKEN_FILE to a file with an access token."
-            ) from None
-        return Client(url, Path(token), project, "It is the one that TAXIWAY_URL names.")
-    hint = "It is the one that TAXIWAY_URL names." if url else f"Start it: {start_command()}"
-    return Client(url or here.url, Path(token or here.access_token), project or here.project, hint)
+        return Client(url, held, project, NAMED, name)
+    hint = NAMED if url else f"Start it: {start_command()}"
+    return Client(url or here.url, held or Path(here.access_token), project or here.project, hint, name)
+
+
+def owner() -> str:
+    """The address of the home's owner; "" if no server was ever started there."""
+    try:
+        return address.read(home()).owner
+    except errors.Unavailable:
+        return ""
+
+
+def url() -> str:
+    """The URL of the server that `connect` would ask. Raises Unavailable without one."""
+    return os.environ.get("TAXIWAY_URL") or address.read(home()).url
+
+
+def key_file(given: Path | None) -> Path:
+    """A service account's key: the given one, else GOOGLE_APPLICATION_CREDENTIALS, else the home's owner's."""
+    return given or Path(os.environ.get("GOOGLE_APPLICATION_CREDENTIALS") or address.read(home()).key)
 
 
 def home() -> Path:
@@ -207,6 +267,7 @@ def error_of(body: dict[str, Any]) -> tuple[str, str] | None:
     if not error:
         return None
     if not isinstance(error, dict):
-        return "", str(body.get("error_description") or error)
+        word = "UNAUTHENTICATED" if error == "invalid_grant" else ""  # OAuth's words
+        return word, str(body.get("error_description") or error)
     status = str(error.get("status") or _WORDS.get(error.get("code", 0), ""))
     return status, str(error.get("message") or error)

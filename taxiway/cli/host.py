@@ -137,6 +137,8 @@ def variables(here: Address, home: Path) -> dict[str, str]:
         "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER": f"{url}/",
         "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": f"{url}/compute/v1/",
         "CLOUDSDK_API_ENDPOINT_OVERRIDES_IAM": f"{url}/",
+        "CLOUDSDK_STORAGE_GS_XML_ENDPOINT_URL": url,  # where its signed URLs lead
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_IAMCREDENTIALS": f"{url}/",
         "CLOUDSDK_AI_PLATFORM_REGION": "global",
         "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": here.access_token,
         "GOOGLE_APPLICATION_CREDENTIALS": here.key,

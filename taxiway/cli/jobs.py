@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from taxiway import errors, names
-from taxiway.cli import client, objects, options, packaging, printing, tail, transfer
+from taxiway.cli import client, objects, options, packaging, policies, printing, storage, tail, transfer
 from taxiway.cli.client import Client
 from taxiway.cli.printing import say
 
@@ -140,6 +140,42 @@ def stream_logs(job: Job, task_name: Task = None, project: options.Project = Non
     server = client.connect(project)
     server.get(_path(server, job))  # a job that is not there is said at once
     _exit_by(_follow(server, job, task_name, to_stderr=False))
+
+
+GRANT = "fares_1 --member user:ann@example.com --role roles/ml.jobOwner"
+
+
+@app.command("get-iam-policy", epilog=options.example("taxiway jobs get-iam-policy fares_1"))
+def get_iam_policy(job: Job, project: options.Project = None, format: options.Format = None) -> None:
+    """Print who may do what with a job, beside whoever may in the whole project."""
+    server = client.connect(project)
+    printing.show(policies.get(server, _path(server, job)), format)
+
+
+@app.command("add-iam-policy-binding", epilog=options.example(f"taxiway jobs add-iam-policy-binding {GRANT}"))
+def add_iam_policy_binding(
+    job: Job,
+    member: storage.Member,
+    role: policies.Role,
+    project: options.Project = None,
+    format: options.Format = None,
+) -> None:
+    """Grant a role on a job."""
+    server = client.connect(project)
+    printing.show(policies.grant(server, _path(server, job), member, role), format)
+
+
+@app.command("remove-iam-policy-binding", epilog=options.example(f"taxiway jobs remove-iam-policy-binding {GRANT}"))
+def remove_iam_policy_binding(
+    job: Job,
+    member: storage.Member,
+    role: policies.Role,
+    project: options.Project = None,
+    format: options.Format = None,
+) -> None:
+    """Take a role on a job back."""
+    server = client.connect(project)
+    printing.show(policies.take_back(server, _path(server, job), member, role), format)
 
 
 def _path(server: Client, job: str) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from taxiway import errors, names
-from taxiway.cli import client, objects, options, printing, transfer
+from taxiway.cli import client, objects, options, policies, printing, storage, transfer
 from taxiway.cli.client import Client, Refused
 from taxiway.cli.jobs import DEFAULT_RUNTIME
 from taxiway.cli.printing import say
@@ -77,6 +77,48 @@ def delete_model(model: Model, region: options.Region = None, project: options.P
     """Delete a model that has no versions."""
     server = client.connect(project)
     wait_for(server, server.delete(_model(server, model)), f"Deleting model [{model}]")
+
+
+GRANT = "fares --member user:ann@example.com --role roles/ml.modelUser"
+
+
+@models.command("get-iam-policy", epilog=options.example("taxiway models get-iam-policy fares"))
+def get_iam_policy(
+    model: Model, region: options.Region = None, project: options.Project = None, format: options.Format = None
+) -> None:
+    """Print who may do what with a model, beside whoever may in the whole project."""
+    server = client.connect(project)
+    printing.show(policies.get(server, _model(server, model)), format)
+
+
+@models.command("add-iam-policy-binding", epilog=options.example(f"taxiway models add-iam-policy-binding {GRANT}"))
+def add_iam_policy_binding(
+    model: Model,
+    member: storage.Member,
+    role: policies.Role,
+    region: options.Region = None,
+    project: options.Project = None,
+    format: options.Format = None,
+) -> None:
+    """Grant a role on a model and its versions."""
+    server = client.connect(project)
+    printing.show(policies.grant(server, _model(server, model), member, role), format)
+
+
+@models.command(
+    "remove-iam-policy-binding", epilog=options.example(f"taxiway models remove-iam-policy-binding {GRANT}")
+)
+def remove_iam_policy_binding(
+    model: Model,
+    member: storage.Member,
+    role: policies.Role,
+    region: options.Region = None,
+    project: options.Project = None,
+    format: options.Format = None,
+) -> None:
+    """Take a role on a model back."""
+    server = client.connect(project)
+    printing.show(policies.take_back(server, _model(server, model), member, role), format)
 
 
 @versions.command(

@@ -54,9 +54,15 @@ def path_of(bucket: str, name: str = "") -> str:
     return f"{whole}/o/{quote(name, safe='')}" if name else whole
 
 
-def listing(client: Client, bucket: str, prefix: str = "", delimiter: str = "") -> Iterator[Found]:
-    """What a bucket holds under a prefix: each page's folders and objects together, in order of their names."""
+def listing(
+    client: Client, bucket: str, prefix: str = "", delimiter: str = "", *, versions: bool = False
+) -> Iterator[Found]:
+    """What a bucket holds under a prefix: each page's folders and objects together, in order of their names.
+
+    With `versions` also the noncurrent objects.
+    """
     query = {"prefix": prefix, "fields": FIELDS, **({"delimiter": delimiter} if delimiter else {})}
+    query |= {"versions": "true"} if versions else {}
     for page in client.pages(f"{path_of(bucket)}/o", **query):
         found = [Found(bucket, row["name"], row) for row in page.get("items", [])]
         found += [Found(bucket, folder) for folder in page.get("prefixes", [])]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
+import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from taxiway import errors
-from taxiway.cli import client, copying, objects, options, printing, transfer
+from taxiway import errors, names
+from taxiway.cli import acls, client, copying, objects, options, printing, transfer
 from taxiway.cli.client import Client
 from taxiway.cli.objects import Found
 from taxiway.cli.printing import say
@@ -26,6 +29,8 @@ RETRIES = 5  # of a policy that somebody else changed at the same time
 app = options.group("Buckets and objects.")
 buckets = options.group("Buckets and who may use them.")
 app.add_typer(buckets, name="buckets")
+app.add_typer(acls.acl, name="acl")
+app.add_typer(acls.defacl, name="defacl")
 
 
 @app.command(epilog=options.example("taxiway storage mb gs://my-rides --location us-central1"))
@@ -121,7 +126,67 @@ def rm(
     transfer.in_parallel(functools.partial(_remove, server, each) for each in wanted.values())
     for bucket in emptied:
         say(f"Removing gs://{bucket}/...")
+        left = objects.listing(server, bucket, versions=True)
+        transfer.in_parallel(functools.partial(_remove_version, server, each) for each in left)
         server.delete(objects.path_of(bucket))
+
+
+SIGN = "taxiway storage sign-url gs://my-rides/a.csv --private-key-file key.json"
+
+
+@app.command("sign-url", epilog=options.example(SIGN, f"{SIGN} --http-verb PUT --content-type text/csv --duration 10m"))
+def sign_url(
+    urls: Annotated[list[str], typer.Argument(help="gs://BUCKET/OBJECT ...; no wildcards")],
+    private_key_file: Annotated[
+        Path | None,
+        typer.Option(help="A service account's key (default: GOOGLE_APPLICATION_CREDENTIALS, else the owner's)."),
+    ] = None,
+    private_key_password: Annotated[
+        str | None, typer.Option("-p", "--private-key-password", help="Of the key.")
+    ] = None,
+    duration: Annotated[str, typer.Option("-d", "--duration", help="How long it holds: 10m, 1h30m, up to 7d.")] = "1h",
+    http_verb: Annotated[str, typer.Option("-m", "--http-verb", help="GET, HEAD, PUT, POST or DELETE.")] = "GET",
+    content_type: Annotated[str | None, typer.Option(help="The Content-Type that the request must have.")] = None,
+    headers: Annotated[str | None, typer.Option(help="KEY=VALUE,... that the request must have.")] = None,
+    query_params: Annotated[str | None, typer.Option(help="KEY=VALUE,... for the URL, such as generation=1.")] = None,
+    region: Annotated[str, typer.Option("-r", "--region", help="The bucket's; any is right here.")] = "auto",
+    endpoint: Annotated[str | None, typer.Option(help="Where the URL leads (default: the server).")] = None,
+    format: options.Format = None,
+) -> None:
+    """Sign URLs with which anybody may do one thing for a while, with the key's account's rights; here, unasked.
+
+    Resumable uploads: --http-verb POST --headers x-goog-resumable=start.
+    """
+    signing = importlib.import_module("taxiway.cli.signing")  # by name: cryptography would cost every command 40 ms
+    signer = signing.signer(client.key_file(private_key_file), private_key_password)
+    base, seconds, now = (endpoint or client.url()).rstrip("/"), signing.duration(duration), time.time()
+    sent = {**_pairs("--headers", headers), **({"content-type": content_type} if content_type else {})}
+    for url in urls:
+        bucket, name = names.gs(url, "URL")
+        signed = signing.url(
+            signer,
+            http_verb.upper(),
+            base,
+            f"/{bucket}/{name}" if name else f"/{bucket}",
+            seconds=seconds,
+            now=now,
+            headers=sent,
+            query=_pairs("--query-params", query_params),
+            location=region,
+        )
+        ends = f"{datetime.fromtimestamp(now + seconds, timezone.utc):%Y-%m-%d %H:%M:%S}"
+        row = {"resource": url, "http_verb": http_verb.upper(), "expiration": ends, "signed_url": signed}
+        if format != options.Form.json:
+            typer.echo("---")
+        printing.show(row, format)
+
+
+def _pairs(flag: str, text: str | None) -> dict[str, str]:
+    """KEY=VALUE,KEY=VALUE as gcloud takes it."""
+    pairs = [pair.partition("=") for pair in text.split(",")] if text else []
+    if not all(name.strip() and equals for name, equals, _ in pairs):
+        raise errors.InvalidArgument(f"{flag}: expected KEY=VALUE,KEY=VALUE; got {text!r}.")
+    return {name.strip(): value for name, _, value in pairs}
 
 
 @buckets.command("get-iam-policy", epilog=options.example("taxiway storage buckets get-iam-policy gs://my-rides"))
@@ -274,6 +339,11 @@ def _copy(server: Client, copy: copying.Copy, told: transfer.Told) -> None:
 
 def _remove(server: Client, found: Found) -> None:
     server.delete(objects.path_of(found.bucket, found.name))
+
+
+def _remove_version(server: Client, found: Found) -> None:
+    generation = found.row["generation"] if found.row else ""
+    server.delete(objects.path_of(found.bucket, found.name), generation=generation)
 
 
 def _policy(server: Client, bucket: str) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
@@ -38,9 +39,23 @@ COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-COLUMNS: dict[str, sa.ColumnElement[Any]] = {
-    "timestamp": logs.c.timestamp,
-    "receiveTimestamp": logs.c.timestamp,
+TIMES = ("timestamp", "receiveTimestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """What can be asked of some table's rows."""
+
+    columns: Mapping[str, sa.ColumnElement[Any]]  # of text
+    time: sa.ColumnElement[Any]
+    severity: sa.ColumnElement[str]
+    constant: Mapping[str, str]  # what every row has
+    ignored: Collection[str] = ()  # fields that any value is right for
+    others: Mapping[str, tuple[sa.ColumnElement[Any], Callable[[str], Any]]] = field(default_factory=dict)
+    moment: Callable[[str], Any] = str  # a time of nine digits -> as `time` has it
+
+
+LINES_COLUMNS: dict[str, sa.ColumnElement[Any]] = {
     "insertId": logs.c.insert_id,
     "textPayload": logs.c.message,
     "jsonPayload.message": logs.c.message,
@@ -51,23 +66,48 @@ COLUMNS: dict[str, sa.ColumnElement[Any]] = {
     "labels.ml.googleapis.com/task_name": logs.c.task,
     "resource.labels.project_id": logs.c.project,
 }
-CONSTANT = {"resource.type": "ml_job", "labels.ml.googleapis.com/job_id/log_area": "root"}  # what every line here has
+LINES = Fields(
+    columns=LINES_COLUMNS,
+    time=logs.c.timestamp,
+    severity=logs.c.severity,
+    constant={"resource.type": "ml_job", "labels.ml.googleapis.com/job_id/log_area": "root"},
+    ignored=("logName",),
+)
 LONGEST = 20_000  # characters: Logging's own limit
 DEEPEST = 50  # parentheses and NOTs within each other
 MOST = 300  # comparisons: SQLite's trees of expressions are limited
 
 
-def sql(text: str) -> sa.ColumnElement[bool]:
-    """The filter as a condition on the log's rows; an empty one is true.
+def sql(text: str, fields: Fields = LINES) -> sa.ColumnElement[bool]:
+    """The filter as a condition on the rows of a log; an empty one is true.
 
     Raises InvalidArgument that names the place and what is understood.
     """
-    return _Parser(text).whole()
+    return _Parser(text, lambda *asked: _condition(fields, *asked)).whole()
+
+
+def asked(text: str) -> list[tuple[str, str]]:
+    """(field, value) of every comparison of a filter, but for what a NOT excludes. Raises InvalidArgument."""
+    found: list[tuple[str, str]] = []
+
+    def note(name: str, compare: str, value: str, _wrong: Wrong) -> sa.ColumnElement[bool]:
+        if not parser.negated and compare != "!=":
+            found.append((name.replace('"', ""), value))
+        return sa.true()
+
+    parser = _Parser(text, note)
+    parser.whole()
+    return found
+
+
+Wrong = Callable[[str], errors.InvalidArgument]
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, condition: Callable[[str, str, str, Wrong], sa.ColumnElement[bool]]) -> None:
         self.text = text
+        self.condition = condition
+        self.negated = False
         self.at = 0
         self.depth = 0
         self.comparisons = 0
@@ -102,7 +142,9 @@ class _Parser:
         if self.depth > DEEPEST:
             raise self._wrong(f"goes deeper than {DEEPEST} parentheses")
         if self._take("word", "NOT") or self._take("bar", "-"):
+            self.negated = not self.negated
             found = sa.not_(self._one())
+            self.negated = not self.negated
         elif self._take("paren", "("):
             found = self._either()
             if not self._take("paren", ")"):
@@ -116,13 +158,13 @@ class _Parser:
         self.comparisons += 1
         if self.comparisons > MOST:
             raise self._wrong(f"has more than {MOST} comparisons")
-        field = self._value("a field, such as resource.labels.job_id")
+        name = self._value("a field, such as resource.labels.job_id")
         token = self._peek()
         if token is None or token[0] != "compare":
-            raise self._wrong(f"expected a comparison after {field}")
+            raise self._wrong(f"expected a comparison after {name}")
         self._next()
-        value = self._value(f"a value for {field}")
-        return _condition(field, token[1], value, self._wrong)
+        value = self._value(f"a value for {name}")
+        return self.condition(name, token[1], value, self._wrong)
 
     def _value(self, what: str) -> str:
         token = self._peek()
@@ -156,39 +198,46 @@ class _Parser:
         return errors.InvalidArgument(faults=[("filter", f"{why}, at character {self.at + 1} of {self.text!r}.")])
 
 
-def _condition(
-    field: str, compare: str, value: str, wrong: Callable[[str], errors.InvalidArgument]
-) -> sa.ColumnElement[bool]:
-    field = field.replace('"', "")
-    if field in CONSTANT:
-        held = CONSTANT[field]
+def _condition(fields: Fields, name: str, compare: str, value: str, wrong: Wrong) -> sa.ColumnElement[bool]:
+    name = name.replace('"', "")
+    if name in fields.constant:
+        held = fields.constant[name]
         holds = value in held if compare == ":" else COMPARE[compare](held, value)
         return sa.true() if holds else sa.false()
-    if field == "severity":
-        return _severity(compare, value, wrong)
-    if field == "logName":
+    if name == "severity":
+        return _severity(fields.severity, compare, value, wrong)
+    if name in fields.ignored:
         return sa.true()
-    column = COLUMNS.get(field)
-    if column is None:
-        raise wrong(f"{field} is no field that can be asked for; there are {', '.join([*COLUMNS, 'severity'])}")
-    if compare == ":":
-        return column.contains(value, autoescape=True)
-    if field in ("timestamp", "receiveTimestamp"):
-        value = _nine_digits(value, wrong)
-    found: sa.ColumnElement[bool] = COMPARE[compare](column, value)
+    if name in TIMES:
+        return _compared(fields.time, compare, fields.moment(_nine_digits(value, wrong)))
+    if name in fields.others:
+        column, read = fields.others[name]
+        try:
+            return _compared(column, compare, read(value))
+        except ValueError as error:
+            raise wrong(f"{value} is no value of {name}") from error
+    if name not in fields.columns:
+        known = ", ".join([*TIMES, *fields.columns, *fields.others, "severity"])
+        raise wrong(f"{name} is no field that can be asked for; there are {known}")
+    column = fields.columns[name]
+    return column.contains(value, autoescape=True) if compare == ":" else _compared(column, compare, value)
+
+
+def _compared(column: sa.ColumnElement[Any], compare: str, value: Any) -> sa.ColumnElement[bool]:
+    found: sa.ColumnElement[bool] = COMPARE["=" if compare == ":" else compare](column, value)
     return found
 
 
-def _severity(compare: str, value: str, wrong: Callable[[str], errors.InvalidArgument]) -> sa.ColumnElement[bool]:
+def _severity(column: sa.ColumnElement[str], compare: str, value: str, wrong: Wrong) -> sa.ColumnElement[bool]:
     if value.upper() not in SEVERITIES:
         raise wrong(f"{value} is no severity; there are {', '.join(SEVERITIES)}")
     rank = SEVERITIES.index(value.upper())
     compared = COMPARE["=" if compare == ":" else compare]
-    return logs.c.severity.in_([name for index, name in enumerate(SEVERITIES) if compared(index, rank)])
+    return column.in_([name for index, name in enumerate(SEVERITIES) if compared(index, rank)])
 
 
-def _nine_digits(moment: str, wrong: Callable[[str], errors.InvalidArgument]) -> str:
-    """A time as the rows have it: clients send any number of digits and any zone, and rows are compared as text."""
+def _nine_digits(moment: str, wrong: Wrong) -> str:
+    """A time as `logs.stamp` writes it: clients send any number of digits and any zone; lines are compared as text."""
     match = re.fullmatch(r"(\d{4}-\d\d-\d\d)(?:[Tt](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-]\d\d:\d\d)))?", moment)
     try:
         if match is None:

@@ -70,6 +70,7 @@ service_accounts = sa.Table(
     _text("description", server_default=sa.text("''")),
     _flag("disabled"),
     _time("created"),
+    _time("deleted", nullable=True),  # the row stays: its grants do, and nobody else may be given its name
 )
 
 service_account_keys = sa.Table(
@@ -106,15 +107,17 @@ audit = sa.Table(  # written only, never changed
     "audit",
     metadata,
     sa.Column("row", sa.Integer, primary_key=True, autoincrement=True),
-    _time("time"),
+    _time("time"),  # of the answer, to the microsecond
     _text("project"),
+    _text("log"),  # activity | data_access
     _text("member"),  # empty: nobody
+    _text("address"),  # where the request came from
     _text("permission"),
-    _text("resource"),  # gs://bucket/object, projects/p/models/m ...
-    _text("method"),  # GET /storage/v1/b/{bucket}
+    _text("resource"),  # projects/_/buckets/B/objects/O, projects/P/models/M ...
+    _text("method"),  # ml.projects.models.create, storage.objects.delete; POST /token where no permission names it
     sa.Column("allowed", sa.Boolean, nullable=False),
     _whole("code"),  # of the answer
-    sa.Index("ix_audit_project", "project", "row"),
+    sa.Index("ix_audit_project", "project", "time", "row"),
 )
 
 # --- storage: the bytes ---
@@ -140,7 +143,7 @@ buckets = sa.Table(
     _json("lifecycle"),  # {"rule": [...]}
     sa.Column(
         "extra", sa.JSON, nullable=False, server_default="{}"
-    ),  # what is kept and told, and has no effect: cors ...
+    ),  # what else is kept: cors ..., publicAccessPrevention, and until when uniform access can be turned off
 )
 
 blobs = sa.Table(
@@ -191,8 +194,9 @@ noncurrent = sa.Table(  # generations that were replaced or deleted, and are kep
     _text("name", primary_key=True),
     _whole("generation", primary_key=True, autoincrement=False),
     *_object(),
-    _time("deleted"),  # when it stopped being the live one
+    _time("deleted"),  # when it became what it is: noncurrent, or soft-deleted
     _time("kept_until", nullable=True),  # a soft-deleted one can be restored until then; null: kept by versioning
+    sa.Index("ix_noncurrent_kept_until", "kept_until"),
 )
 
 uploads = sa.Table(
@@ -317,4 +321,5 @@ operations = sa.Table(
     _time("created"),
     _time("started", nullable=True),
     _time("ended", nullable=True),
+    *_policy(),
 )

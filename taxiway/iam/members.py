@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+from taxiway.iam import scopes
+
+EMAIL = re.compile(r"[^@\s:]+@[^@\s:]+")
 ALL_USERS = "allUsers"
 ALL_SIGNED_IN = "allAuthenticatedUsers"
 
@@ -13,11 +17,12 @@ class Caller:
     """Whoever sends a request. `member` is empty for nobody: a request without a token.
 
     `attempt` is the id of the replica that the token was given to; with `member` empty it is the replica itself, else
-    the user's code in it, acting as its service account.
+    the user's code in it, acting as its service account. `scopes` say what the token may be used for (see scopes.py).
     """
 
     member: str = ""
     attempt: str = ""
+    scopes: str = scopes.ALL
 
     @property
     def email(self) -> str:

@@ -15,6 +15,7 @@ from taxiway.iam import policies
 
 DOMAIN = "gserviceaccount.com"
 OWNER = "roles/owner"
+OWNERS_ACCOUNT = "owner"  # shorter than any account that can be made, so nobody else can be given it
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +28,22 @@ class Project:
     created: float
 
 
-def create(tx: sa.Connection, project: str, *, owners: list[str], now: float) -> Project:
+def create(tx: sa.Connection, project: str, *, owners: list[str], name: str = "", now: float) -> Project:
     """A project with a number of its own, its ML service agent, and its owners. Raises AlreadyExists."""
     if tx.execute(sa.select(projects.c.id).where(projects.c.id == project)).first():
         raise errors.AlreadyExists(f"The project {project!r} exists already; choose another id.")
     number = 100_000_000_000 + secrets.randbelow(900_000_000_000)  # twelve digits, as Google's
     policy = {"bindings": [{"role": OWNER, "members": sorted(owners)}]}
+    # The first stays the first, also if the clock was put back since: who owns it owns the server.
+    latest = tx.execute(sa.select(sa.func.max(projects.c.created))).scalar()
+    now = now if latest is None else max(now, latest + 0.001)
     tx.execute(
-        projects.insert().values(id=project, number=number, name=project, policy=policy, policy_version=1, created=now)
+        projects.insert().values(
+            id=project, number=number, name=name or project, policy=policy, policy_version=1, created=now
+        )
     )
     create_account(tx, project, service_agent(number), "ML service agent: what jobs and versions act as", now=now)
-    return Project(project, number, project, policy, 1, now)
+    return read(tx, project)
 
 
 def service_agent(number: int) -> str:
@@ -67,6 +73,12 @@ def get(db: Database, project: str) -> Project:
         return read(rows, project)
 
 
+def numbers(db: Database) -> dict[str, int]:
+    """The number of every project, by its id."""
+    with db.read() as rows:
+        return {row.id: row.number for row in rows.execute(sa.select(projects.c.id, projects.c.number))}
+
+
 def canonical(db: Database, project: str) -> str:
     """The id of a project that may be told by its number. Raises NotFound for a number that is none."""
     return get(db, project).id if _is_number(project) else project
@@ -79,6 +91,22 @@ def _is_number(project: str) -> bool:
 def every(db: Database) -> list[Project]:
     with db.read() as rows:
         return [Project(**row._mapping) for row in rows.execute(sa.select(projects).order_by(projects.c.id))]
+
+
+def first(db: Database) -> Project:
+    """The home's own project: whoever owns it owns the server. Raises NotFound before the first start."""
+    with db.read() as rows:
+        row = rows.execute(sa.select(projects).order_by(projects.c.created, projects.c.id).limit(1)).first()
+    if row is None:
+        raise errors.NotFound("This home has no project yet; the first start of its server makes one.")
+    return Project(**row._mapping)
+
+
+def rename(tx: sa.Connection, project: str, name: str) -> Project:
+    """Give a project another display name. Raises NotFound."""
+    held = read(tx, project)
+    tx.execute(projects.update().where(projects.c.id == held.id).values(name=name))
+    return read(tx, held.id)
 
 
 def set_policy(db: Database, project: str, policy: dict[str, Any]) -> Project:

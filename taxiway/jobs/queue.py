@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from taxiway import errors
+from taxiway import errors, names
 from taxiway.compute import logs
 from taxiway.db.database import Database
 from taxiway.db.tables import jobs
+from taxiway.iam import policies
 from taxiway.jobs import states
 from taxiway.jobs.states import State
 from taxiway.schemas import TrainingInput
@@ -47,7 +48,7 @@ class Job:
 def create(
     db: Database, project: str, job: str, told: TrainingInput, labels: dict[str, str], *, creator: str, now: float
 ) -> Job:
-    """Queue a job that was checked. Raises AlreadyExists for an id that this project ever used."""
+    """Queue a job that was checked; its creator owns it. Raises AlreadyExists for an id that this project ever used."""
 
     def save(tx: sa.Connection) -> Job:
         if tx.execute(sa.select(jobs.c.id).where(_is(project, job))).first():
@@ -68,6 +69,7 @@ def create(
                 creator=creator,
                 attempts=0,
                 created=now,
+                policy=policies.owned_by(creator, "roles/ml.jobOwner"),
             )
         )
         logs.say(tx, project, job, *(line.format(id=job) for line in ACCEPTED), now=now)
@@ -87,6 +89,19 @@ def read(rows: sa.Connection, project: str, job: str) -> Job:
 def get(db: Database, project: str, job: str) -> Job:
     with db.read() as rows:
         return read(rows, project, job)
+
+
+def set_policy(db: Database, project: str, job: str, bindings: list[dict[str, Any]], *, version: int | None) -> Job:
+    """Replace the bindings of a job. Raises Aborted unless `version` is None or the present policy's, NotFound."""
+
+    def save(tx: sa.Connection) -> Job:
+        held = read(tx, project, job)
+        policies.must_be(held.policy_version, version, names.job_name(project, job))
+        change = {"policy": {"bindings": bindings}, "policy_version": held.policy_version + 1}
+        tx.execute(jobs.update().where(_is(project, job)).values(**change))
+        return read(tx, project, job)
+
+    return db.write(save)
 
 
 def newest(db: Database, project: str, *, limit: int, before: int | None = None) -> list[Job]:

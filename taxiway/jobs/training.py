@@ -14,7 +14,7 @@ from taxiway.environments import packages, runtimes
 from taxiway.iam import members, policies, projects
 from taxiway.iam.members import Caller
 from taxiway.schemas import TrainingInput
-from taxiway.storage import objects
+from taxiway.storage import buckets, objects
 
 Fault = tuple[str, str]  # field, sentence
 T = TypeVar("T")
@@ -145,9 +145,13 @@ def _check_grants(db: Database, project: projects.Project, told: TrainingInput) 
     agent = Caller(members.of_email(projects.service_agent(project.number)))
     needed: dict[str, set[str]] = {}  # bucket -> permissions
     for uri in told.package_uris:
-        needed.setdefault(names.gs(uri, "trainingInput.packageUris")[0], set()).add("storage.objects.get")
+        bucket, name = names.gs(uri, "trainingInput.packageUris")
+        if not policies.allowed(db, agent, "storage.objects.get", bucket=bucket, within=policies.object_of(name)):
+            needed.setdefault(bucket, set()).add("storage.objects.get")
     if told.job_dir:
-        needed.setdefault(names.gs(told.job_dir, "trainingInput.jobDir")[0], set()).update(WRITES)
+        bucket = names.gs(told.job_dir, "trainingInput.jobDir")[0]
+        owns = not buckets.get(db, bucket).uniform  # there a trainer may read what it writes: it owns it
+        needed.setdefault(bucket, set()).update(set(WRITES) - ({"storage.objects.get"} if owns else set()))
     refused = [_refusal(db, agent, bucket, permissions) for bucket, permissions in needed.items()]
     if any(refused):
         raise errors.PermissionDenied("\n".join(filter(None, refused)))

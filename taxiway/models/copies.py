@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
 from taxiway import errors, names, schemas
 from taxiway.db.database import Database
 from taxiway.iam import members, policies, projects
 from taxiway.iam.members import Caller
-from taxiway.storage import buckets, objects
+from taxiway.storage import buckets, listings, objects
 from taxiway.storage.blobs import Blobs
 
 FIELD = "version.deployment_uri"
@@ -20,20 +21,35 @@ MOST_FILES = 1000  # the service's own limit
 SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 
 
-def find(db: Database, project: projects.Project, resource: schemas.Version) -> list[str]:
-    """The names of the model's files, relative to deploymentUri.
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a model: its name relative to the model's folder, and the generation that was looked at."""
+
+    name: str
+    generation: int
+
+
+def find(db: Database, project: projects.Project, resource: schemas.Version) -> list[File]:
+    """The model's files.
 
     Raises InvalidArgument for what is no gs:// folder, PermissionDenied if the project's service agent may not read it
-    (with the grant), FailedPrecondition for a folder without a SavedModel.
+    all, by the bucket's policy or the objects' own lists (with the grant), FailedPrecondition for a folder without a
+    SavedModel.
     """
     bucket, prefix = _folder(resource.deployment_uri)
     agent = Caller(members.of_email(projects.service_agent(project.number)))
-    policies.need(db, agent, "storage.objects.list", "storage.objects.get", bucket=bucket)
-    page = objects.page(db, bucket, prefix=prefix, limit=MOST_FILES + 1)
+    whole = policies.allowed(db, agent, "storage.objects.get", bucket=bucket)
+    if not policies.allowed(db, agent, "storage.objects.list", bucket=bucket):
+        policies.need(db, agent, "storage.objects.list", "storage.objects.get", bucket=bucket)
+    page = listings.page(db, bucket, prefix=prefix, limit=MOST_FILES + 1)
     if len(page.items) > MOST_FILES:
         raise _bad(f"{resource.deployment_uri} holds more than {MOST_FILES} files; name the model's own folder.")
-    found = [item.name.removeprefix(prefix) for item in page.items]
-    found = [name for name in found if name and not name.endswith("/")]
+    files = [File(item.name.removeprefix(prefix), item.generation) for item in page.items]
+    files = [file for file in files if file.name and not file.name.endswith("/")]
+    for file in files if not whole else ():
+        within = policies.object_of(prefix + file.name)
+        policies.need(db, agent, "storage.objects.get", bucket=bucket, within=within)
+    found = [file.name for file in files]
     if not found:
         raise _bad(f"there is nothing at {resource.deployment_uri}. See: taxiway storage ls {resource.deployment_uri}")
     saved = [name for name in found if name in SAVED_MODEL]
@@ -44,20 +60,28 @@ def find(db: Database, project: projects.Project, resource: schemas.Version) -> 
             f"{resource.deployment_uri} has {'both' if saved else 'neither'} saved_model.pb "
             f"{'and' if saved else 'nor'} saved_model.pbtxt; a SavedModel's folder has exactly one of them.{hint}"
         )
-    return found
+    return files
 
 
 def make(
-    db: Database, blobs: Blobs, project: projects.Project, source: str, found: list[str], folder: str, *, now: float
+    db: Database, blobs: Blobs, project: projects.Project, source: str, found: list[File], folder: str, *, now: float
 ) -> None:
-    """Copy the files to `folder`, a gs:// prefix from `place`."""
+    """Copy the files, as they were found, to `folder`, a gs:// prefix from `place`. Raises NotFound if one is gone."""
     bucket, prefix = _folder(source)
     ours, target = names.gs(folder, FIELD)
     _ensure_bucket(db, project, ours, now=now)
     owner = members.of_email(projects.service_agent(project.number))
-    for name in found:
-        copied = (bucket, prefix + name), (ours, target + name)
-        objects.copy(db, blobs, *copied, owner=owner, now=now, replacing=lambda: False)
+    for file in found:
+        copied = (bucket, prefix + file.name), (ours, target + file.name)
+        objects.copy(
+            db,
+            blobs,
+            *copied,
+            owner=owner,
+            now=now,
+            source_generation=file.generation,  # another one was not asked about
+            replacing=lambda: False,
+        )
 
 
 def place(project: projects.Project, model: str, version: str, unique: str) -> str:
@@ -65,34 +89,29 @@ def place(project: projects.Project, model: str, version: str, unique: str) -> s
     return f"gs://{_bucket(project)}/{model}/{version}/{unique}/"
 
 
-def remove(db: Database, blobs: Blobs, folder: str) -> None:
+def remove(db: Database, blobs: Blobs, folder: str, *, now: float) -> None:
     """Delete the copy; what is gone already is no matter."""
     bucket, prefix = names.gs(folder, FIELD)
     with suppress(errors.NotFound):
         for name in _all(db, bucket, prefix):
             with suppress(errors.NotFound):
-                objects.delete(db, blobs, bucket, name)
+                objects.delete(db, blobs, bucket, name, now=now)
 
 
-def sweep(db: Database, blobs: Blobs, kept: Collection[str]) -> None:
+def sweep(db: Database, blobs: Blobs, kept: Collection[str], *, now: float) -> None:
     """Delete every copy but those in the folders `kept`: a server that died could not say whose they are."""
     for project in projects.every(db):
         bucket = _bucket(project)
         with suppress(errors.NotFound):
             for name in _all(db, bucket, ""):
                 if names.join_gs(bucket, "/".join([*name.split("/")[:3], ""])) not in kept:
-                    objects.delete(db, blobs, bucket, name)
+                    objects.delete(db, blobs, bucket, name, now=now)
 
 
 def _all(db: Database, bucket: str, prefix: str) -> Iterator[str]:
     """The names below a prefix. Raises NotFound for a bucket that does not exist."""
-    start = ""
-    while True:
-        page = objects.page(db, bucket, prefix=prefix, start=start)
+    for page in listings.pages(db, bucket, prefix=prefix):
         yield from (item.name for item in page.items)
-        start = page.following
-        if not start:
-            return
 
 
 def _bucket(project: projects.Project) -> str:
@@ -105,7 +124,7 @@ def _ensure_bucket(db: Database, project: projects.Project, name: str, *, now: f
     try:
         held = buckets.get(db, name)
     except errors.NotFound:
-        held = buckets.insert(db, project.id, name, policy=policy, now=now)
+        held = buckets.insert(db, project.id, name, policy=policy, access={"uniform": True}, now=now)
     if held.project != project.id or held.policy != policy:
         raise errors.FailedPrecondition(
             f"The bucket gs://{name}, which the service keeps for this project's models, is somebody else's or has "

@@ -81,7 +81,7 @@ class Deployments:
         wanted = await self._aside(lambda: registry.in_state(self.db, registry.READY, registry.CREATING))
         leaving = await self._aside(lambda: registry.in_state(self.db, registry.DELETING))
         folders = {version.folder for version in [*wanted, *leaving]}
-        await self._aside(lambda: copies.sweep(self.db, self.blobs, folders))
+        await self._aside(lambda: copies.sweep(self.db, self.blobs, folders, now=time.time()))
         for version in wanted:
             self._keep(version)
         for version in leaving:
@@ -260,7 +260,7 @@ class Deployments:
         told = why if isinstance(why, errors.Cancelled) else type(why)(f"Create Version failed. {why}")
         await self._insist(lambda: registry.failed(self.db, version, told, now=time.time()))
         self._deployed.pop((version.project, version.model, version.name), None)
-        await self._insist(lambda: copies.remove(self.db, self.blobs, version.folder))
+        await self._insist(lambda: copies.remove(self.db, self.blobs, version.folder, now=time.time()))
 
     async def _undeploy(self, version: Version) -> None:
         deployed = self._deployed.pop((version.project, version.model, version.name), None)
@@ -268,7 +268,7 @@ class Deployments:
             deployed.task.cancel()
             await asyncio.gather(deployed.task, return_exceptions=True)
         await self._insist(lambda: self._end_last(version))
-        await self._insist(lambda: copies.remove(self.db, self.blobs, version.folder))
+        await self._insist(lambda: copies.remove(self.db, self.blobs, version.folder, now=time.time()))
         await self._insist(lambda: registry.deleted(self.db, version, now=time.time()))
 
     def _end_last(self, version: Version) -> None:

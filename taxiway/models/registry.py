@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from taxiway import errors, names, schemas
 from taxiway.db.database import Database
 from taxiway.db.tables import models, operations, versions
+from taxiway.iam import policies
 
 CREATING, READY, FAILED, DELETING = "CREATING", "READY", "FAILED", "DELETING"
 BUSY = (CREATING, "UPDATING", DELETING)
@@ -62,13 +63,17 @@ class Operation:
     created: float
     started: float | None
     ended: float | None
+    policy: dict[str, Any]  # {"bindings": [{"role", "members"}]}
+    policy_version: int
 
 
 # --- models ---
 
 
-def create_model(db: Database, project: str, name: str, resource: schemas.Model, *, now: float) -> Model:
-    """Raises AlreadyExists."""
+def create_model(
+    db: Database, project: str, name: str, resource: schemas.Model, *, creator: str = "", now: float
+) -> Model:
+    """A model that its creator owns. Raises AlreadyExists."""
 
     def save(tx: sa.Connection) -> Model:
         if tx.execute(sa.select(models.c.name).where(_is_model(project, name))).first():
@@ -77,7 +82,12 @@ def create_model(db: Database, project: str, name: str, resource: schemas.Model,
             )
         tx.execute(
             models.insert().values(
-                project=project, name=name, resource=msgspec.to_builtins(resource), etag=1, created=now
+                project=project,
+                name=name,
+                resource=msgspec.to_builtins(resource),
+                etag=1,
+                created=now,
+                policy=policies.owned_by(creator, "roles/ml.modelOwner"),
             )
         )
         return read_model(tx, project, name)
@@ -106,7 +116,20 @@ def list_models(db: Database, project: str, *, limit: int, after: str = "") -> l
         return [_model(row) for row in rows.execute(asked.order_by(models.c.name).limit(limit))]
 
 
-def delete_model(db: Database, project: str, name: str, *, now: float) -> Operation:
+def set_policy(db: Database, project: str, name: str, bindings: list[dict[str, Any]], *, version: int | None) -> Model:
+    """Replace the bindings of a model. Raises Aborted unless `version` is None or the present policy's, NotFound."""
+
+    def save(tx: sa.Connection) -> Model:
+        held = read_model(tx, project, name)
+        policies.must_be(held.policy_version, version, names.model_name(project, name))
+        change = {"policy": {"bindings": bindings}, "policy_version": held.policy_version + 1}
+        tx.execute(models.update().where(_is_model(project, name)).values(**change))
+        return read_model(tx, project, name)
+
+    return db.write(save)
+
+
+def delete_model(db: Database, project: str, name: str, *, creator: str = "", now: float) -> Operation:
     """Raises FailedPrecondition while it has versions."""
 
     def save(tx: sa.Connection) -> Operation:
@@ -117,7 +140,7 @@ def delete_model(db: Database, project: str, name: str, *, now: float) -> Operat
                 f"taxiway versions list --model {name}"
             )
         tx.execute(models.delete().where(_is_model(project, name)))
-        made = begin(tx, project, "DELETE_MODEL", name, None, now=now)
+        made = begin(tx, project, "DELETE_MODEL", name, None, creator=creator, now=now)
         return finish(tx, project, made.id, response={}, now=now)
 
     return db.write(save)
@@ -135,6 +158,7 @@ def create_version(
     *,
     folder: str,
     runtime: Mapping[str, str],
+    creator: str = "",
     now: float,
 ) -> tuple[Version, Operation]:
     """The row of a version that is being made, and its operation. Raises AlreadyExists."""
@@ -153,7 +177,8 @@ def create_version(
             created=now,
         )
     )
-    return read_version(tx, project, model, name), begin(tx, project, "CREATE_VERSION", model, name, now=now)
+    made = begin(tx, project, "CREATE_VERSION", model, name, creator=creator, now=now)
+    return read_version(tx, project, model, name), made
 
 
 def must_be_new(db: Database, project: str, model: str, name: str) -> None:
@@ -253,7 +278,9 @@ def set_default(db: Database, project: str, model: str, name: str) -> Version:
     return db.write(save)
 
 
-def begin_delete(db: Database, project: str, model: str, name: str, *, now: float) -> tuple[Version, Operation]:
+def begin_delete(
+    db: Database, project: str, model: str, name: str, *, creator: str = "", now: float
+) -> tuple[Version, Operation]:
     """Raises FailedPrecondition for the default version (unless it is the only one) and for one that is busy."""
 
     def save(tx: sa.Connection) -> tuple[Version, Operation]:
@@ -269,7 +296,7 @@ def begin_delete(db: Database, project: str, model: str, name: str, *, now: floa
                 f"first: taxiway versions set-default V --model {model}"
             )
         _set_state(tx, found, found.state, DELETING, found.error)
-        return found, begin(tx, project, "DELETE_VERSION", model, name, now=now)
+        return found, begin(tx, project, "DELETE_VERSION", model, name, creator=creator, now=now)
 
     return db.write(save)
 
@@ -295,8 +322,11 @@ def used(db: Database, version: Version, *, now: float) -> None:
 # --- operations ---
 
 
-def begin(tx: sa.Connection, project: str, kind: str, model: str, version: str | None, *, now: float) -> Operation:
-    """An operation that runs from now on; its name tells what it does, and when it began (microseconds)."""
+def begin(
+    tx: sa.Connection, project: str, kind: str, model: str, version: str | None, *, creator: str = "", now: float
+) -> Operation:
+    """An operation that runs from now on and that its creator owns, whatever comes of the model; its name tells what
+    it does, and when it began (microseconds)."""
     name = "_".join([kind.lower(), model[:64], *([version[:64]] if version else []), f"{int(now * 1e6)}"])
     tx.execute(
         operations.insert().values(
@@ -309,6 +339,7 @@ def begin(tx: sa.Connection, project: str, kind: str, model: str, version: str |
             cancelled=False,
             created=now,
             started=now,
+            policy=policies.owned_by(creator, "roles/ml.operationOwner"),
         )
     )
     return read_operation(tx, project, name)

@@ -11,11 +11,13 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import sqlalchemy as sa
@@ -23,7 +25,7 @@ import sqlalchemy as sa
 from taxiway import errors
 from taxiway.db.database import Database
 from taxiway.db.tables import blobs as table
-from taxiway.db.tables import objects, uploads
+from taxiway.db.tables import noncurrent, objects, uploads
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -32,6 +34,7 @@ BATCH = 2 * MIB  # what a thread gets at once: its start costs about 50 us
 BRIEF = 16 * KIB  # up to here a hash takes less time than to hand the interpreter to another thread and back,
 PIECE = 2047  # which hashlib does for more than this
 VECTORS = 512  # pieces in one writev; the kernel takes 1,024
+DEEP = 4  # batches of an upload that may wait for its hash or for the disk: neither waits for the other, or the network
 FLUSH = 64 * MIB  # a large upload starts to reach the disk while it still arrives
 READ = 512 * KIB
 SESSION_DAYS = 7  # Cloud Storage: a resumable session ends after a week
@@ -126,6 +129,14 @@ class Blobs:
             with suppress(OSError):
                 self.path(blob).unlink(missing_ok=True)
 
+    def cut(self, blob: str, size: int) -> None:
+        """Keep only the first `size` bytes of a file that nobody writes to; none: no file."""
+        if size == 0:
+            self.remove([blob])
+            return
+        with suppress(OSError):
+            os.truncate(self.path(blob), size)
+
     def sweep(self, db: Database, now: float | None = None) -> int:
         """At start-up, before anybody writes: remove sessions past their week and files without a row.
 
@@ -140,7 +151,8 @@ class Blobs:
         with db.read() as rows:
             known = set(rows.execute(sa.select(table.c.id).where(table.c.data.is_(None))).scalars())
             known |= set(rows.execute(sa.select(uploads.c.id).where(uploads.c.result.is_(None))).scalars())
-            self._last = rows.execute(sa.select(sa.func.max(objects.c.generation))).scalar() or 0
+            newest = [rows.execute(sa.select(sa.func.max(its.c.generation))).scalar() for its in (objects, noncurrent)]
+            self._last = max(each or 0 for each in newest)
         strays = [entry.name for entry in os.scandir(self.folder) if entry.name not in known]
         self.remove(strays)
         return len(strays)
@@ -158,11 +170,44 @@ class Blobs:
                     yield piece
 
 
+class Lane:
+    """Calls, one after another, in whatever threads of a pool are free."""
+
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        self._threads = threads
+        self._waiting: deque[tuple[Future[None], Callable[..., None], tuple[Any, ...]]] = deque()
+        self._lock = threading.Lock()
+        self._busy = False
+
+    def submit(self, call: Callable[..., None], *arguments: Any) -> Future[None]:
+        done: Future[None] = Future()
+        with self._lock:
+            self._waiting.append((done, call, arguments))
+            idle, self._busy = not self._busy, True
+        if idle:
+            self._threads.submit(self._run)
+        return done
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._busy = False
+                    return
+                done, call, arguments = self._waiting.popleft()
+            try:
+                call(*arguments)
+            except BaseException as error:  # noqa: BLE001 - an edge: it travels to whoever waits for the call
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+
 class Writer:
     """Bytes on their way to rest. One coroutine writes; hashing and the disk run in two threads beside it.
 
-    Memory holds at most two batches. Until more than 64 KiB came there is no file. Whoever makes a writer ends it with
-    `finish` or `abandon`; `rest` makes everything so far durable and lets a later request go on.
+    Memory holds a few batches at most. Until more than 64 KiB came there is no file. Whoever makes a writer ends it
+    with `finish` or `abandon`; `rest` makes everything so far durable and lets a later request go on.
     """
 
     def __init__(self, blobs: Blobs, blob: str, *, expected: int | None) -> None:
@@ -177,9 +222,10 @@ class Writer:
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._file = -1
-        self._running: list[Future[None]] = []
+        self._running: deque[Future[None]] = deque()  # what was handed over and is not known to be done, oldest first
+        self._lanes: tuple[Lane, Lane] | None = None  # of the disk, and of the hashes
         self.turn = asyncio.Lock()  # of a resumable session: one request at a time
-        self.reading: asyncio.Task[None] | None = None  # the request whose body is arriving now
+        self.reading: asyncio.Task[int] | None = None  # the request whose body is arriving now
         self._flushing: Future[None] | None = None
 
     async def write(self, chunk: bytes) -> None:
@@ -204,18 +250,18 @@ class Writer:
         """Make every byte so far durable, close the file until more comes, and return how many they are."""
         await self._hand_over()
         await self._settle()
-        self._running = [self.blobs.threads.submit(self._come_to_rest)]
+        self._running.append(self.blobs.threads.submit(self._come_to_rest))
         await self._settle()
         return self.size
 
     async def abandon(self) -> None:
         """Leave nothing. The disk's part is done even if the caller is cancelled meanwhile."""
         # Not in the threads of the bytes: this waits for them, and they must never wait for one another.
-        await asyncio.shield(asyncio.to_thread(self._discard, self._running))
+        await asyncio.shield(asyncio.to_thread(self._discard, list(self._running)))
 
     async def let_go(self) -> None:
         """Close the file and leave it as it is: after a failure, a later request reads it again (`reread`)."""
-        await asyncio.shield(asyncio.to_thread(self._close, self._running))
+        await asyncio.shield(asyncio.to_thread(self._close, list(self._running)))
 
     def reread(self, size: int) -> None:
         """Take up a session that an earlier process began: its first `size` bytes are durable, what follows is not.
@@ -233,21 +279,25 @@ class Writer:
         self._written = self._flushed = self.size
 
     async def _hand_over(self) -> None:
-        """Give what is buffered to the two threads, once they are done with the batch before."""
+        """Give what is buffered to the two threads, once they have few batches left."""
         if not self._buffered:
             return
-        await self._settle()  # whoever is cancelled here still has everything in the buffer
+        await self._settle(2 * DEEP - 2)  # whoever is cancelled here still has everything in the buffer
+        if self._lanes is None:
+            self._lanes = Lane(self.blobs.threads), Lane(self.blobs.threads)
+        disk_lane, hash_lane = self._lanes
         batch, offset = self._buffer, self._written
         self._buffer, self._buffered, self._written = [], 0, self.size
-        self._running = [
-            self.blobs.threads.submit(self._put, batch, offset),
-            self.blobs.threads.submit(self._hash, batch),
-        ]
+        self._running += [disk_lane.submit(self._put, batch, offset), hash_lane.submit(self._hash, batch)]
 
-    async def _settle(self) -> None:
-        for each in self._running:
-            await asyncio.shield(asyncio.wrap_future(each))  # a cancelled caller must not cancel a queued batch
-        self._running = []
+    async def _settle(self, most: int = 0) -> None:
+        """Wait until at most so many calls are under way. Raises what one of them raised."""
+        while len(self._running) > most:
+            oldest = self._running[0]
+            if not oldest.done():
+                await asyncio.shield(asyncio.wrap_future(oldest))  # a cancelled caller must not cancel a queued batch
+            oldest.result()
+            self._running.popleft()
 
     def _put(self, batch: list[bytes], offset: int) -> None:
         with disk():

@@ -5,7 +5,7 @@ Rules from https://cloud.google.com/storage/docs/json_api/v1/buckets and /docs/l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -14,12 +14,19 @@ import sqlalchemy as sa
 from taxiway import errors, names
 from taxiway.db.database import Database
 from taxiway.db.tables import buckets as table
-from taxiway.db.tables import objects, projects
-from taxiway.storage.objects import ALWAYS, Conditions
+from taxiway.db.tables import noncurrent, objects, projects, uploads
+from taxiway.storage import noncurrent as soft_deleted
+from taxiway.storage.blobs import Blobs
+from taxiway.storage.conditions import ALWAYS, Conditions
 
 MULTI_REGIONS = ("ASIA", "EU", "US")
 DUAL_REGIONS = ("ASIA1", "EUR4", "EUR5", "EUR7", "EUR8", "NAM4")
 CLASSES = ("STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE", "MULTI_REGIONAL", "REGIONAL", "DURABLE_REDUCED_AVAILABILITY")
+
+
+# Columns as a bucket is to have them, such as those that say who may (uniform, default_acl, policy), and what changes
+# in `extra`, where None takes something out; pure, it runs in the transaction of the change.
+Access = Callable[["Bucket"], Mapping[str, Any]]
 
 
 class Bucket(msgspec.Struct, frozen=True):
@@ -59,10 +66,14 @@ def insert(
     storage_class: str = "STANDARD",
     labels: Mapping[str, str] | None = None,
     policy: Mapping[str, Any] | None = None,
+    access: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     now: float,
 ) -> Bucket:
     """A new bucket with its policy, {"bindings": [...]}; without one nobody may anything.
 
+    `access` has columns of it that say who may (uniform, default_acl, policy, extra), and `settings` those that say
+    what becomes of its objects (versioning, soft_delete, lifecycle, extra), checked already.
     Raises AlreadyExists (also if another project has the name), InvalidArgument, NotFound (the project).
     """
     names.bucket(name, "name")
@@ -89,6 +100,14 @@ def insert(
         "soft_delete": 0,
         "lifecycle": None,
         "extra": {},
+        **(access or {}),
+        **(settings or {}),
+    }
+    values["extra"] = {
+        key: value
+        for some in (access, settings)
+        for key, value in (some or {}).get("extra", {}).items()
+        if value is not None
     }
 
     def work(rows: sa.Connection) -> Bucket:
@@ -123,20 +142,31 @@ def page(db: Database, project: str, *, prefix: str = "", start: str = "", limit
         return [Bucket(*row) for row in rows.execute(query.order_by(table.c.name).limit(limit))]
 
 
-def delete(db: Database, name: str, *, conditions: Conditions = ALWAYS) -> None:
-    """Only an empty bucket. Raises NotFound, ConditionNotMet, Aborted (409) if it holds objects."""
+def delete(db: Database, blobs: Blobs, name: str, *, conditions: Conditions = ALWAYS) -> list[str]:
+    """Only a bucket without live and noncurrent objects; soft-deleted ones go with it.
 
-    def work(rows: sa.Connection) -> None:
+    Returns the resumable uploads that end with it: their files are of no use any more. Raises NotFound,
+    ConditionNotMet, Aborted (409) if it holds objects.
+    """
+
+    def work(rows: sa.Connection) -> list[str] | None:
         conditions.check(name, _found(rows, name))
-        held = rows.execute(sa.select(objects.c.name).where(objects.c.bucket == name).limit(1)).scalar()
+        held = rows.execute(_HELD, {"bucket": name}).first()
         if held is not None:
             raise errors.Aborted(
-                f"The bucket you tried to delete is not empty: gs://{name} holds {held!r}. "
-                f"Remove everything with it: taxiway storage rm -r gs://{name}"
+                f"The bucket you tried to delete is not empty: gs://{name} holds {held.name!r}, generation "
+                f"{held.generation}. Remove everything with it: taxiway storage rm -r gs://{name}"
             )
+        ended = sa.select(uploads.c.id).where(uploads.c.bucket == name, uploads.c.result.is_(None))
+        ids = list(rows.execute(ended).scalars())
+        if rows.execute(sa.select(noncurrent.c.name).where(noncurrent.c.bucket == name).limit(1)).first():
+            return None
         rows.execute(sa.delete(table).where(table.c.name == name))
+        return ids
 
-    db.write(work)
+    while (ended := db.write(work)) is None:
+        soft_deleted.discard(db, blobs, name)
+    return ended
 
 
 def patch(
@@ -146,10 +176,16 @@ def patch(
     labels: Mapping[str, str | None] | None = None,
     storage_class: str | None = None,
     replace_labels: bool = False,
+    access: Access | None = None,
+    settings: Access | None = None,
     conditions: Conditions = ALWAYS,
     now: float,
 ) -> Bucket:
-    """Change labels (None removes one) and the class for new objects. Raises NotFound, ConditionNotMet."""
+    """Change labels (None removes one), the class for new objects, by `access` who may, and by `settings` what becomes
+    of its objects.
+
+    Raises NotFound, ConditionNotMet, and what those two raise.
+    """
     if storage_class is not None and storage_class not in CLASSES:
         raise errors.InvalidArgument(
             faults=[("storageClass", f"{storage_class!r} is no storage class. There are: {', '.join(CLASSES)}.")]
@@ -164,6 +200,9 @@ def patch(
             values["labels"] = dict(names.labels({key: text for key, text in merged.items() if text is not None}))
         if storage_class is not None:
             values["storage_class"] = storage_class
+        for change in (access, settings):
+            if change is not None:
+                values.update(_of_access(msgspec.structs.replace(current, **values), change))
         rows.execute(sa.update(table).where(table.c.name == name).values(values))
         return msgspec.structs.replace(current, **values)
 
@@ -215,7 +254,23 @@ def checked_location(text: str) -> tuple[str, str]:
     return place, "region"
 
 
+_HELD = sa.union_all(
+    *(
+        sa.select(its.c.name, its.c.generation).where(its.c.bucket == sa.bindparam("bucket"), kept)
+        for its, kept in ((objects, sa.true()), (noncurrent, noncurrent.c.kept_until.is_(None)))
+    )
+).limit(1)
 _SELECT = sa.select(table, projects.c.number).join(projects, projects.c.id == table.c.project)
+
+
+def _of_access(current: Bucket, access: Access) -> Mapping[str, Any]:
+    values = dict(access(current))
+    if "policy" in values:
+        values["policy_version"] = current.policy_version + 1
+    if "extra" in values:
+        merged = {**current.extra, **values["extra"]}
+        values["extra"] = {key: value for key, value in merged.items() if value is not None}
+    return values
 
 
 def _found(rows: sa.Connection, name: str) -> Bucket:

@@ -1,7 +1,7 @@
-"""Objects: one row each, pointing to a blob. Generations, preconditions, listings, copies.
+"""Objects: one row each, pointing to a blob. Generations, live and noncurrent, and copies.
 
-Rules from https://cloud.google.com/storage/docs/json_api/v1/objects, /docs/request-preconditions and
-/docs/json_api/v1/objects/list. Every check and its change are one transaction, so two callers cannot both win.
+Rules from https://cloud.google.com/storage/docs/json_api/v1/objects, /docs/object-versioning and /docs/soft-delete.
+Every check and its change are one transaction, so two callers cannot both win.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import sqlalchemy as sa
+from msgspec import UNSET, UnsetType
 
 from taxiway import errors, names
 from taxiway.db.database import Database, Prepared
 from taxiway.db.tables import blobs as blobs_table
-from taxiway.db.tables import buckets
+from taxiway.db.tables import buckets, noncurrent
 from taxiway.db.tables import objects as table
 from taxiway.storage.blobs import Blobs, Content
+from taxiway.storage.conditions import ALWAYS, Conditions, Versioned, Versions
 
 DEFAULT_TYPE = "application/octet-stream"
-PAGE = 1000  # items and prefixes together: Cloud Storage's largest page
 TOGETHER = 32  # objects that one statement inserts
 PARTS = 32  # sources of one compose: Cloud Storage's limit
-LAST = "\U0010ffff"
 
 Thing = TypeVar("Thing")
+Acl = list[tuple[str, str]] | None  # (entity, role) beside the owner; None: projectPrivate
 
 
 class Object(msgspec.Struct, frozen=True):
-    """An object as it is now. The fields are the columns of its row, in their order."""
+    """An object as it is now. The fields are the columns of its row, in their order; a noncurrent one has two more."""
 
     bucket: str
     name: str
@@ -53,7 +54,9 @@ class Object(msgspec.Struct, frozen=True):
     blob: str
     created: float
     updated: float
-    acl: list[tuple[str, str]] | None = None  # (entity, role) beside the owner; None: projectPrivate
+    acl: Acl = None
+    deleted: float | None = None  # since when it is noncurrent, or soft-deleted; None: it is the live one
+    kept_until: float | None = None  # for how long a soft-deleted one can be restored
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,59 +69,11 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     cache_control: str | None = None
     custom: dict[str, str] = {}
     storage_class: str = "STANDARD"
-    acl: list[tuple[str, str]] | None = None
+    acl: Acl | UnsetType = UNSET  # UNSET: what the bucket says for new objects
 
 
-class Conditions(msgspec.Struct, frozen=True, kw_only=True):
-    """Cloud Storage's preconditions; generation 0 stands for "no such object"."""
-
-    generation: int | None = None
-    generation_not: int | None = None
-    metageneration: int | None = None
-    metageneration_not: int | None = None
-
-    def check(self, name: str, current: Versioned | None, *, reading: bool = False) -> None:
-        """Raises ConditionNotMet, or NotModified where a read asked for something new."""
-        generation = current.generation if current else 0
-        metageneration = current.metageneration if current else None
-        for word, wanted, found in (
-            ("ifGenerationMatch", self.generation, generation),
-            ("ifMetagenerationMatch", self.metageneration, metageneration),
-        ):
-            if wanted is not None and wanted != found:
-                raise errors.ConditionNotMet(
-                    f"At least one of the pre-conditions you specified did not hold: {word}={wanted}, but "
-                    f"{_has(name, word, found)}. Read it again and retry with what it has now."
-                )
-        for word, unwanted, found in (
-            ("ifGenerationNotMatch", self.generation_not, generation),
-            ("ifMetagenerationNotMatch", self.metageneration_not, metageneration),
-        ):
-            if unwanted is not None and unwanted == found:
-                kind = errors.NotModified if reading else errors.ConditionNotMet
-                raise kind(
-                    f"At least one of the pre-conditions you specified did not hold: {word}={unwanted}, and "
-                    f"{_has(name, word, found)}."
-                )
-
-
-class Versioned(Protocol):
-    """Anything that carries Cloud Storage's two counters."""
-
-    @property
-    def generation(self) -> int: ...
-    @property
-    def metageneration(self) -> int: ...
-
-
-class Versions(NamedTuple):
-    """Only the counters of an object."""
-
-    generation: int
-    metageneration: int
-
-
-ALWAYS = Conditions()
+class NoSuchObject(errors.NotFound):
+    """The bucket is there; the object, or its generation, is not."""
 
 
 class Replaces(errors.PermissionDenied):
@@ -155,22 +110,14 @@ Replacing = Callable[[], object]  # raises if the writer may not replace an obje
 Also = Callable[[sa.Connection, Object], None]
 
 
-class Page(msgspec.Struct, frozen=True):
-    """Part of a listing. `following` is where the next page starts (see `page`), empty at the end."""
-
-    items: list[Object]
-    prefixes: list[str]
-    following: str
-
-
 def get(
     db: Database, bucket: str, name: str, *, generation: int | None = None, conditions: Conditions = ALWAYS
 ) -> Object:
-    """Raises NotFound, ConditionNotMet, NotModified."""
+    """The live object, or the generation that was asked for. Raises NotFound, ConditionNotMet, NotModified."""
     rows = db.rows(_LOOK, {"bucket": bucket, "name": name})
     if not rows or generation not in (None, rows[0][2]):
-        raise missing(bucket, name, generation)
-    found = _of_row(rows[0])
+        rows = _look_back(db, _BACK, bucket, name, generation)
+    found = of_row(rows[0])
     conditions.check(name, found, reading=True)
     return found
 
@@ -181,67 +128,10 @@ def get_with_data(
     """An object and its bytes, if they live in the row; None: they are in the blob's file. Raises as `get`."""
     rows = db.rows(_LOOK_WITH_DATA, {"bucket": bucket, "name": name})
     if not rows or generation not in (None, rows[0][2]):
-        raise missing(bucket, name, generation)
-    found = _of_row(rows[0][:-1])
+        rows = _look_back(db, _BACK_WITH_DATA, bucket, name, generation)
+    found = of_row(rows[0][:-1])
     conditions.check(name, found, reading=True)
     return found, rows[0][-1]
-
-
-def page(
-    db: Database,
-    bucket: str,
-    *,
-    prefix: str = "",
-    delimiter: str = "",
-    start: str = "",
-    end: str = "",
-    trailing: bool = False,
-    limit: int = PAGE,
-) -> Page:
-    """Objects by name from `start` on (and before `end`, if given), in UTF-8 order.
-
-    With a delimiter, names that contain it after the prefix are told once, by what they share, as `prefixes`; an
-    object named exactly as a prefix is among the items too if `trailing`. The index is sought past each such group, so
-    a listing costs what it shows, whatever it skips. Raises NotFound for a bucket that does not exist.
-    """
-    items: list[Object] = []
-    prefixes: list[str] = []
-    start, end = max(start, prefix), min(filter(None, (after_all(prefix), end)), default="")
-    fetch = limit + 1 if not delimiter else 16
-    with db.snapshot() as look:
-        if not look(_BUCKET, {"bucket": bucket}):
-            raise errors.NotFound(f"The bucket gs://{bucket} does not exist. Make it: taxiway storage mb gs://{bucket}")
-        while True:
-            fetch = min(fetch, limit + 1)
-            found = look(_BETWEEN if end else _FROM, {"bucket": bucket, "start": start, "end": end, "most": fetch})
-            group = ""
-            for row in found:
-                if len(items) + len(prefixes) >= limit:
-                    return Page(items, prefixes, row[1])
-                cut = row[1].find(delimiter, len(prefix)) if delimiter else -1
-                if cut < 0:
-                    items.append(_of_row(row))
-                    continue
-                group = row[1][: cut + len(delimiter)]
-                prefixes.append(group)
-                if trailing and row[1] == group:
-                    items.append(_of_row(row))
-                break
-            if not group and len(found) < fetch:
-                return Page(items, prefixes, "")
-            start = after_all(group) if group else found[-1][1] + "\0"
-            if not start or (end and start >= end):
-                return Page(items, prefixes, "")
-            fetch = 4 if group else fetch * 4  # groups often follow one another, and so do plain names
-
-
-def after_all(prefix: str) -> str:
-    """The smallest text that is greater than everything that starts with the prefix; "" if there is none."""
-    stem = prefix.rstrip(LAST)
-    if not stem:
-        return ""
-    following = ord(stem[-1]) + 1
-    return stem[:-1] + chr(0xE000 if following == 0xD800 else following)
 
 
 async def insert(
@@ -267,7 +157,7 @@ async def insert(
     wanted = New(bucket, name, content, metadata, owner, now)
 
     def work(rows: sa.Connection) -> tuple[Object, list[str]]:
-        made, gone = _put(rows, blobs, wanted, conditions, may_replace=True)
+        made, gone = put(rows, blobs, wanted, conditions, may_replace=True)
         if also is not None:
             also(rows, made)
         return made, gone
@@ -304,7 +194,7 @@ def patch(
     """
 
     def work(rows: sa.Connection) -> Object:
-        current = _found(rows, bucket, name, generation)
+        current = find(rows, bucket, name, generation)
         conditions.check(name, current)
         values = dict(changes)
         if "custom" in values:
@@ -312,9 +202,38 @@ def patch(
             values["custom"] = {key: value for key, value in merged.items() if value is not None}
         if values.get("content_type", "") is None:
             values["content_type"] = DEFAULT_TYPE
-        values.update(metageneration=current.metageneration + 1, updated=now)
-        rows.execute(sa.update(table).where(table.c.bucket == bucket, table.c.name == name).values(values))
-        return msgspec.structs.replace(current, **values)
+        return change(rows, current, values, now=now)
+
+    return db.write(work)
+
+
+def change(rows: sa.Connection, current: Object, values: Mapping[str, Any], *, now: float) -> Object:
+    """Set fields of an object that was found in the same transaction."""
+    changed = {**values, "metageneration": current.metageneration + 1, "updated": now}
+    its = table if current.deleted is None else noncurrent
+    rows.execute(sa.update(its).where(*_is(its, current)).values(changed))
+    return msgspec.structs.replace(current, **changed)
+
+
+def change_acl(
+    db: Database,
+    bucket: str,
+    name: str,
+    made_of: Callable[[Object], Acl],
+    *,
+    now: float,
+    generation: int | None = None,
+    conditions: Conditions = ALWAYS,
+) -> Object:
+    """Set the access control list to what `made_of` makes of the object as it is, which must be pure.
+
+    Raises NotFound, ConditionNotMet, and what `made_of` raises.
+    """
+
+    def work(rows: sa.Connection) -> Object:
+        current = find(rows, bucket, name, generation)
+        conditions.check(name, current)
+        return change(rows, current, {"acl": made_of(current)}, now=now)
 
     return db.write(work)
 
@@ -325,15 +244,19 @@ def delete(
     bucket: str,
     name: str,
     *,
+    now: float,
     generation: int | None = None,
     conditions: Conditions = ALWAYS,
 ) -> None:
-    """Raises NotFound, ConditionNotMet."""
+    """Delete the live object; the bucket may keep it as a noncurrent one. With a generation, that one goes for good.
+
+    A bucket with a soft delete policy still lets it be restored. Raises NotFound, ConditionNotMet.
+    """
 
     def work(rows: sa.Connection) -> list[str]:
-        current = _found(rows, bucket, name, generation)
+        current = find(rows, bucket, name, generation)
         conditions.check(name, current)
-        return _remove(rows, current)
+        return retire(rows, current, now=now, for_good=generation is not None)
 
     blobs.remove(db.write(work))
 
@@ -361,17 +284,18 @@ def copy(
     names.object_name(target[1], "destinationObject")
 
     def work(rows: sa.Connection, *, may_replace: bool) -> tuple[Object, list[str]]:
-        found = _found(rows, *source, source_generation)
+        found = find(rows, *source, source_generation)
         source_conditions.check(source[1], found)
         content = Content(found.blob, found.size, found.crc32c, found.md5, None)
-        said = msgspec.structs.replace(metadata_of(found), **(changes or {}))
+        kept: dict[str, Any] = {} if move else {"acl": UNSET}  # a copy is a new object, and a move is not
+        said = msgspec.structs.replace(metadata_of(found), **{**kept, **(changes or {})})
         wanted = New(*target, content, said, owner, now, found.components, fresh=False)
-        made, gone = _put(rows, blobs, wanted, conditions, may_replace=may_replace)
+        made, gone = put(rows, blobs, wanted, conditions, may_replace=may_replace)
         if move and source != target:
-            gone += _remove(rows, found)
+            gone += retire(rows, found, now=now)
         return made, gone
 
-    made, gone = _written(db, work, replacing)
+    made, gone = written(db, work, replacing)
     blobs.remove(gone)
     return made
 
@@ -386,6 +310,7 @@ def compose(
     owner: str,
     now: float,
     metadata: Metadata | None = None,
+    acl: Acl | UnsetType = UNSET,
     conditions: Conditions = ALWAYS,
     replacing: Replacing,
 ) -> Object:
@@ -407,14 +332,14 @@ def compose(
         content = blobs.join([(found.blob, data) for found, data in parts])
     except FileNotFoundError as error:
         raise errors.Aborted(f"A source of gs://{bucket}/{name} was replaced meanwhile; try again.") from error
-    said = metadata or Metadata(content_type=parts[0][0].content_type)
+    said = msgspec.structs.replace(metadata or Metadata(content_type=parts[0][0].content_type), acl=acl)
     wanted = New(bucket, name, content, said, owner, now, sum(max(found.components, 1) for found, _ in parts))
 
     def work(rows: sa.Connection, *, may_replace: bool) -> tuple[Object, list[str]]:
-        return _put(rows, blobs, wanted, conditions, may_replace=may_replace)
+        return put(rows, blobs, wanted, conditions, may_replace=may_replace)
 
     try:
-        made, gone = _written(db, work, replacing)
+        made, gone = written(db, work, replacing)
     except Exception:
         blobs.remove([content.blob])
         raise
@@ -422,13 +347,86 @@ def compose(
     return made
 
 
+def find(rows: sa.Connection, bucket: str, name: str, generation: int | None) -> Object:
+    """As `get`, in a transaction that goes on to change it. Raises NotFound."""
+    found = _live(rows, bucket, name)
+    if generation is not None and (found is None or found.generation != generation):
+        row = rows.execute(_SELECT_BACK, {"bucket": bucket, "name": name, "generation": generation}).first()
+        found = None if row is None else Object(*row)
+    if found is None:
+        raise missing(bucket, name, generation)
+    return found
+
+
+def retire(rows: sa.Connection, gone: Object, *, now: float, for_good: bool = False) -> list[str]:
+    """Take away an object that was found in the same transaction; answers the files to remove after the commit.
+
+    The live one becomes noncurrent where the bucket has versions, unless it is to go for good. What goes for good is
+    soft-deleted where the bucket has a policy for that.
+    """
+    if gone.deleted is None:
+        kept = _keep(rows, gone, now=now, for_good=for_good)
+        rows.execute(sa.delete(table).where(*_is(table, gone)))
+        return [] if kept else unused(rows, gone.blob)
+    soft_delete = rows.execute(_KEEPS, {"bucket": gone.bucket}).one().soft_delete
+    if soft_delete and gone.kept_until is None:
+        soft = {"deleted": now, "kept_until": now + soft_delete}
+        rows.execute(sa.update(noncurrent).where(*_is(noncurrent, gone)).values(soft))
+        return []
+    rows.execute(sa.delete(noncurrent).where(*_is(noncurrent, gone)))
+    return unused(rows, gone.blob)
+
+
+def unused(rows: sa.Connection, blob: str) -> list[str]:
+    """Remove a blob's row if no object points to it; what is answered are the files to remove after the commit."""
+    gone = rows.execute(_UNUSED, {"blob": blob}).first()
+    return [blob] if gone is not None and gone[0] is None else []
+
+
+def written(db: Database, work: Put, replacing: Replacing) -> tuple[Object, list[str]]:
+    """Write; if there is something to replace, ask whether that may be, and write again."""
+    try:
+        return db.write(functools.partial(work, may_replace=False))
+    except Replaces:
+        replacing()
+    return db.write(functools.partial(work, may_replace=True))
+
+
+def put(
+    rows: sa.Connection, blobs: Blobs, wanted: New, conditions: Conditions, *, may_replace: bool
+) -> tuple[Object, list[str]]:
+    """The row of an object, new or replaced, and the files that nothing needs any more."""
+    bucket, name, content = wanted.bucket, wanted.name, wanted.content
+    current = _live(rows, bucket, name)
+    conditions.check(name, current)
+    if current is not None and not may_replace:
+        raise Replaces(f"gs://{bucket}/{name} exists, and replacing it takes storage.objects.delete.")
+    generation = blobs.generation(wanted.now)
+    default = None
+    if wanted.metadata.acl is UNSET:
+        default = rows.execute(sa.select(buckets.c.default_acl).where(buckets.c.name == bucket)).scalar()
+    made = _made(wanted, generation if current is None else max(generation, current.generation + 1), default)
+    values = dict(zip(_COLUMNS, msgspec.structs.astuple(made), strict=False))
+    if wanted.fresh:
+        rows.execute(_INSERT_BLOB, {"id": content.blob, "size": content.size, "data": content.data})
+    if current is None:
+        try:
+            rows.execute(_INSERT, values)
+        except sa.exc.IntegrityError as error:
+            raise errors.NotFound(f"The bucket gs://{bucket} does not exist any more.") from error
+        return made, []
+    kept = _keep(rows, current, now=wanted.now)
+    rows.execute(sa.update(table).where(table.c.bucket == bucket, table.c.name == name).values(values))
+    return made, [] if kept else unused(rows, current.blob)
+
+
 def metadata_of(found: Object) -> Metadata:
     return Metadata(**{field: getattr(found, field) for field in Metadata.__struct_fields__})
 
 
-def missing(bucket: str, name: str, generation: int | None = None) -> errors.NotFound:
+def missing(bucket: str, name: str, generation: int | None = None) -> NoSuchObject:
     version = "" if generation is None else f" of generation {generation}"
-    return errors.NotFound(
+    return NoSuchObject(
         f"No such object: gs://{bucket}/{name}{version}. See what is there: taxiway storage ls gs://{bucket}"
     )
 
@@ -440,23 +438,38 @@ _LOOK_WITH_DATA = Prepared(
     .join(blobs_table, blobs_table.c.id == table.c.blob)
     .where(table.c.bucket == sa.bindparam("bucket"), table.c.name == sa.bindparam("name"))
 )
+_COLUMNS = [column.name for column in table.columns]
 _CUSTOM = Object.__struct_fields__.index("custom")
 _ACL = Object.__struct_fields__.index("acl")
-_BUCKET = Prepared(sa.select(buckets.c.name).where(buckets.c.name == sa.bindparam("bucket")))
-_PAGE = sa.select(table).where(table.c.bucket == sa.bindparam("bucket"), table.c.name >= sa.bindparam("start"))
-_PAGE = _PAGE.order_by(table.c.name).limit(sa.bindparam("most"))
-_FROM = Prepared(_PAGE)
-_BETWEEN = Prepared(_PAGE.where(table.c.name < sa.bindparam("end")))
+_KEY = [column == sa.bindparam(column.name) for column in noncurrent.primary_key]
+_SELECT_BACK = sa.select(noncurrent).where(*_KEY, noncurrent.c.kept_until.is_(None))
+_BACK = Prepared(_SELECT_BACK)
+_BACK_WITH_DATA = Prepared(
+    sa.select(noncurrent, blobs_table.c.data)
+    .join(blobs_table, blobs_table.c.id == noncurrent.c.blob)
+    .where(*_KEY, noncurrent.c.kept_until.is_(None))
+)
+_KEEPS = sa.select(buckets.c.versioning, buckets.c.soft_delete).where(buckets.c.name == sa.bindparam("bucket"))
+_KEEP = sa.insert(noncurrent).from_select(
+    [column.name for column in noncurrent.columns],
+    sa.select(table, sa.bindparam("deleted", type_=sa.Float), sa.bindparam("kept_until", type_=sa.Float)).where(
+        table.c.bucket == sa.bindparam("bucket"), table.c.name == sa.bindparam("name")
+    ),
+)
 _INSERT_BLOB = sa.insert(blobs_table)
 _INSERT = sa.insert(table)
 _UNUSED = (
     sa.delete(blobs_table)
-    .where(blobs_table.c.id == sa.bindparam("blob"), ~sa.exists().where(table.c.blob == sa.bindparam("blob")))
+    .where(
+        blobs_table.c.id == sa.bindparam("blob"),
+        ~sa.exists().where(table.c.blob == sa.bindparam("blob")),
+        ~sa.exists().where(noncurrent.c.blob == sa.bindparam("blob")),
+    )
     .returning(sa.func.length(blobs_table.c.data))  # SQLite answers `data IS NULL` wrongly here
 )
 
 
-def _of_row(row: tuple[Any, ...]) -> Object:
+def of_row(row: tuple[Any, ...]) -> Object:
     """An object of a row as SQLite has it: JSON is text."""
     fields = list(row)
     fields[_CUSTOM] = {} if row[_CUSTOM] == "{}" else msgspec.json.decode(row[_CUSTOM])
@@ -465,49 +478,24 @@ def _of_row(row: tuple[Any, ...]) -> Object:
     return Object(*fields)
 
 
-def _find(rows: sa.Connection, bucket: str, name: str) -> Object | None:
+def _live(rows: sa.Connection, bucket: str, name: str) -> Object | None:
     row = rows.execute(_SELECT, {"bucket": bucket, "name": name}).first()
     return None if row is None else Object(*row)
 
 
-def _found(rows: sa.Connection, bucket: str, name: str, generation: int | None) -> Object:
-    found = _find(rows, bucket, name)
-    if found is None or generation not in (None, found.generation):
+def _look_back(
+    db: Database, statement: Prepared, bucket: str, name: str, generation: int | None
+) -> list[tuple[Any, ...]]:
+    """The row of a noncurrent generation. Raises NotFound."""
+    asked = {"bucket": bucket, "name": name, "generation": generation}
+    rows = db.rows(statement, asked) if generation is not None else []
+    if not rows:
         raise missing(bucket, name, generation)
-    return found
+    return rows
 
 
-def _written(db: Database, work: Put, replacing: Replacing) -> tuple[Object, list[str]]:
-    """Write; if there is something to replace, ask whether that may be, and write again."""
-    try:
-        return db.write(functools.partial(work, may_replace=False))
-    except Replaces:
-        replacing()
-    return db.write(functools.partial(work, may_replace=True))
-
-
-def _put(
-    rows: sa.Connection, blobs: Blobs, wanted: New, conditions: Conditions, *, may_replace: bool
-) -> tuple[Object, list[str]]:
-    """The row of an object, new or replaced, and the files that nothing needs any more."""
-    bucket, name, content = wanted.bucket, wanted.name, wanted.content
-    current = _find(rows, bucket, name)
-    conditions.check(name, current)
-    if current is not None and not may_replace:
-        raise Replaces(f"gs://{bucket}/{name} exists, and replacing it takes storage.objects.delete.")
-    generation = blobs.generation(wanted.now)
-    made = _made(wanted, generation if current is None else max(generation, current.generation + 1))
-    values = msgspec.structs.asdict(made)
-    if wanted.fresh:
-        rows.execute(_INSERT_BLOB, {"id": content.blob, "size": content.size, "data": content.data})
-    if current is None:
-        try:
-            rows.execute(_INSERT, values)
-        except sa.exc.IntegrityError as error:
-            raise errors.NotFound(f"The bucket gs://{bucket} does not exist any more.") from error
-        return made, []
-    rows.execute(sa.update(table).where(table.c.bucket == bucket, table.c.name == name).values(values))
-    return made, _unused(rows, current.blob)
+def _is(its: sa.Table, found: Object) -> list[sa.ColumnElement[bool]]:
+    return [its.c.bucket == found.bucket, its.c.name == found.name, its.c.generation == found.generation]
 
 
 def _put_new(rows: sa.Connection, newcomers: Sequence[Newcomer]) -> list[Object | errors.Error]:
@@ -519,10 +507,14 @@ def _put_new(rows: sa.Connection, newcomers: Sequence[Newcomer]) -> list[Object 
     driver = rows.connection.driver_connection
     assert driver is not None
     there: dict[tuple[str, str], Versioned] = {}
+    defaults: dict[str, Acl] = {}
     for some in _in_pieces(newcomers):
         keys = [part for each in some for part in (each.wanted.bucket, each.wanted.name)]
-        for bucket, name, *versions in driver.execute(_select_versions(len(some)), keys):
-            there[bucket, name] = Versions(*versions)
+        for bucket, name, default, *versions in driver.execute(_select_versions(len(some)), keys):
+            if default is not None and bucket not in defaults:
+                defaults[bucket] = msgspec.json.decode(default, type=list[tuple[str, str]])
+            if versions[0] is not None:
+                there[bucket, name] = Versions(*versions)
     answers: list[Object | errors.Error] = []
     made: list[tuple[Object, Newcomer]] = []
     for each in newcomers:
@@ -535,7 +527,7 @@ def _put_new(rows: sa.Connection, newcomers: Sequence[Newcomer]) -> list[Object 
         if key in there:
             answers.append(Replaces(f"gs://{'/'.join(key)} exists, and replacing it takes storage.objects.delete."))
             continue
-        new = _made(wanted, each.blobs.generation(wanted.now))
+        new = _made(wanted, each.blobs.generation(wanted.now), defaults.get(wanted.bucket))
         there[key] = new
         made.append((new, each))
         answers.append(new)
@@ -555,7 +547,7 @@ def _put_new(rows: sa.Connection, newcomers: Sequence[Newcomer]) -> list[Object 
     return answers
 
 
-def _made(wanted: New, generation: int) -> Object:
+def _made(wanted: New, generation: int, default_acl: Acl) -> Object:
     content, said = wanted.content, wanted.metadata
     return Object(
         wanted.bucket,
@@ -577,12 +569,12 @@ def _made(wanted: New, generation: int) -> Object:
         content.blob,
         wanted.now,
         wanted.now,
-        said.acl,
+        default_acl if isinstance(said.acl, UnsetType) else said.acl,
     )
 
 
 def _as_row(made: Object) -> list[Any]:
-    row = list(msgspec.structs.astuple(made))
+    row = list(msgspec.structs.astuple(made)[: len(_COLUMNS)])
     row[_CUSTOM] = msgspec.json.encode(made.custom).decode() if made.custom else "{}"
     if made.acl is not None:
         row[_ACL] = msgspec.json.encode(made.acl).decode()
@@ -606,23 +598,17 @@ def _insert_rows(into: sa.Table, count: int) -> str:
 def _select_versions(count: int) -> str:
     keys = ", ".join(["(?, ?)"] * count)
     return (  # CROSS JOIN: each key is sought in the index, whatever SQLite thinks of the tables' sizes
-        f"WITH wanted (b, n) AS (VALUES {keys}) SELECT bucket, name, generation, metageneration "
-        "FROM wanted CROSS JOIN objects ON bucket = b AND name = n"
+        f"WITH wanted (b, n) AS (VALUES {keys}) SELECT b, n, default_acl, generation, objects.metageneration "
+        "FROM wanted CROSS JOIN buckets ON buckets.name = b LEFT JOIN objects ON bucket = b AND objects.name = n"
     )
 
 
-def _remove(rows: sa.Connection, gone: Object) -> list[str]:
-    rows.execute(sa.delete(table).where(table.c.bucket == gone.bucket, table.c.name == gone.name))
-    return _unused(rows, gone.blob)
-
-
-def _unused(rows: sa.Connection, blob: str) -> list[str]:
-    """Remove a blob's row if no object points to it; what is answered are the files to remove after the commit."""
-    gone = rows.execute(_UNUSED, {"blob": blob}).first()
-    return [blob] if gone is not None and gone[0] is None else []
-
-
-def _has(name: str, word: str, found: int | None) -> str:
-    if not found:
-        return f"{name} does not exist"
-    return f"{name} has {'metageneration' if 'Meta' in word else 'generation'} {found}"
+def _keep(rows: sa.Connection, gone: Object, *, now: float, for_good: bool = False) -> bool:
+    """Write the live object down as a noncurrent or soft-deleted one, if its bucket keeps such; whether it does."""
+    versioning, soft_delete = rows.execute(_KEEPS, {"bucket": gone.bucket}).one()
+    version = versioning and not for_good
+    if not version and not soft_delete:
+        return False
+    key = {"bucket": gone.bucket, "name": gone.name}
+    rows.execute(_KEEP, {**key, "deleted": now, "kept_until": None if version else now + soft_delete})
+    return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 import msgspec
 import sqlalchemy as sa
@@ -18,9 +18,15 @@ from taxiway.db.database import Database
 from taxiway.db.tables import uploads as table
 from taxiway.storage import objects
 from taxiway.storage.blobs import Blobs, Content, Writer, new_id
-from taxiway.storage.objects import ALWAYS, Conditions, Metadata, Object
+from taxiway.storage.conditions import ALWAYS, Conditions
+from taxiway.storage.objects import Metadata, Object
 
+TOGETHER = 100  # sessions that one transaction forgets
 _RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)")
+
+
+class BadDigest(errors.InvalidArgument):
+    """Bytes that are not those that the sender hashed."""
 
 
 class Checksums(msgspec.Struct, frozen=True):
@@ -30,10 +36,10 @@ class Checksums(msgspec.Struct, frozen=True):
     crc32c: str | None = None
 
     def check(self, name: str, content: Content) -> None:
-        """Raises InvalidArgument that names both values."""
+        """Raises BadDigest that names both values."""
         for word, told, found in (("MD5", self.md5, content.md5), ("CRC32C", self.crc32c, content.crc32c)):
             if told is not None and told != found:
-                raise errors.InvalidArgument(
+                raise BadDigest(
                     f"Provided {word} hash {told!r} doesn't match calculated {word} hash {found!r} of {name!r}: the "
                     "bytes were damaged on their way, or the hash is of other bytes. Nothing was stored; send it again."
                 )
@@ -159,23 +165,15 @@ async def receive(
             return held.result
         if blobs.open_uploads.get(session) is not writer:
             raise errors.Aborted("Another request ended this upload meanwhile; ask for its state and go on.")
-        first, most, total = _expected(held, said)
         if writer.size != held.received:
-            await asyncio.to_thread(writer.reread, held.received)
+            await _taken_up(db, blobs, held, writer)
         try:
-            await _pour(writer, body, first, most)
+            return await _received(db, blobs, held, writer, body, said, checksums, now)
         except errors.StorageFull:
-            del blobs.open_uploads[session]
+            blobs.open_uploads.pop(session, None)
             await writer.let_go()
+            await asyncio.to_thread(blobs.cut, session, held.received)  # what was not acknowledged takes no room
             raise
-        except BaseException:
-            await asyncio.shield(_keep(db, writer))
-            raise
-        if said is None:
-            total = writer.size if held.size is None else held.size
-        if total is None or writer.size != total:
-            return await _keep(db, writer)
-        return await _finish(db, blobs, held, writer, checksums, now)
 
 
 async def cancel(db: Database, blobs: Blobs, session: str) -> None:
@@ -183,6 +181,29 @@ async def cancel(db: Database, blobs: Blobs, session: str) -> None:
     writer = _writer(db, blobs, session)
     async with writer.turn:
         await _drop(db, blobs, session, writer)
+
+
+def forget(blobs: Blobs, sessions: Iterable[str]) -> None:
+    """Remove the bytes of sessions whose rows are gone with their bucket."""
+    for session in sessions:
+        blobs.open_uploads.pop(session, None)
+        blobs.remove([session])
+
+
+def unfinished(db: Database) -> list[tuple[str, str, str, float]]:
+    """(session, bucket, name, created) of all that were begun and did not become an object."""
+    asked = sa.select(table.c.id, table.c.bucket, table.c.name, table.c.created).where(table.c.result.is_(None))
+    with db.read() as rows:
+        return [(each.id, each.bucket, each.name, each.created) for each in rows.execute(asked)]
+
+
+def forget_finished(db: Database, *, until: float) -> int:
+    """Forget some sessions that became objects and were begun by then; answers how many. 0: there were none."""
+    some = sa.select(table.c.id).where(table.c.created <= until, table.c.result.is_not(None)).limit(TOGETHER)
+    with db.read() as rows:
+        if rows.execute(some.limit(1)).first() is None:
+            return 0
+    return db.write(lambda rows: rows.execute(sa.delete(table).where(table.c.id.in_(some))).rowcount)
 
 
 _SELECT = sa.select(
@@ -199,6 +220,45 @@ def _writer(db: Database, blobs: Blobs, session: str) -> Writer:
     elif writer.reading is not None:
         writer.reading.cancel()
     return writer
+
+
+async def _taken_up(db: Database, blobs: Blobs, held: Session, writer: Writer) -> None:
+    """Read again what another process, or a writer that failed, made durable."""
+    try:
+        await asyncio.to_thread(writer.reread, held.received)
+    except FileNotFoundError as error:
+        await _drop(db, blobs, held.id, writer)
+        raise errors.NotFound("The bytes of this resumable upload are gone. Start the upload again.") from error
+
+
+async def _received(
+    db: Database,
+    blobs: Blobs,
+    held: Session,
+    writer: Writer,
+    body: AsyncIterator[bytes],
+    said: ContentRange | None,
+    checksums: Checksums,
+    now: float,
+) -> Object | int:
+    first, most, total = _expected(held, said)
+    try:
+        came = await _pour(writer, body, first, most)
+    except errors.StorageFull:
+        raise
+    except BaseException:
+        await asyncio.shield(_keep(db, writer))
+        raise
+    if said is None:
+        if came < writer.size:
+            raise errors.InvalidArgument(
+                f"Without Content-Range the body is the whole content, and it has {came} bytes where {writer.size} "
+                "have arrived already. Ask with 'Content-Range: bytes */*', and go on from there."
+            )
+        total = writer.size if held.size is None else held.size
+    if total is None or writer.size != total:
+        return await _keep(db, writer)
+    return await _finish(db, blobs, held, writer, checksums, now)
 
 
 def _expected(held: Session, said: ContentRange | None) -> tuple[int, int | None, int | None]:
@@ -224,21 +284,21 @@ def _expected(held: Session, said: ContentRange | None) -> tuple[int, int | None
     return said.first, said.last - said.first + 1, total
 
 
-async def _pour(writer: Writer, body: AsyncIterator[bytes], first: int, most: int | None) -> None:
-    """Write the body in a task of its own, so that a newer request can stop it."""
+async def _pour(writer: Writer, body: AsyncIterator[bytes], first: int, most: int | None) -> int:
+    """Write the body in a task of its own, so that a newer request can stop it; how many bytes it has."""
     reading = writer.reading = asyncio.ensure_future(_read(writer, body, first, most))
     try:
         await asyncio.wait({reading})
         if reading.cancelled():
             raise errors.Aborted("A newer request of the same upload took over.")
-        reading.result()
+        return reading.result()
     finally:
         writer.reading = None
         if reading.cancel():
             await asyncio.wait({reading})
 
 
-async def _read(writer: Writer, body: AsyncIterator[bytes], first: int, most: int | None) -> None:
+async def _read(writer: Writer, body: AsyncIterator[bytes], first: int, most: int | None) -> int:
     skip, came = writer.size - first, 0
     async for chunk in body:
         came += len(chunk)
@@ -251,6 +311,7 @@ async def _read(writer: Writer, body: AsyncIterator[bytes], first: int, most: in
         skip -= min(skip, len(chunk)) if skip > 0 else 0
         if fresh:
             await writer.write(fresh)
+    return came
 
 
 async def _keep(db: Database, writer: Writer) -> int:

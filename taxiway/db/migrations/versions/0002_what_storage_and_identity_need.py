@@ -15,7 +15,9 @@ def upgrade() -> None:
         sa.Column("row", sa.Integer(), autoincrement=True, nullable=False),
         sa.Column("time", sa.Float(), nullable=False),
         sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("log", sa.Text(), nullable=False),
         sa.Column("member", sa.Text(), nullable=False),
+        sa.Column("address", sa.Text(), nullable=False),
         sa.Column("permission", sa.Text(), nullable=False),
         sa.Column("resource", sa.Text(), nullable=False),
         sa.Column("method", sa.Text(), nullable=False),
@@ -24,7 +26,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("row", name=op.f("pk_audit")),
     )
     with op.batch_alter_table("audit", schema=None) as batch_op:
-        batch_op.create_index("ix_audit_project", ["project", "row"], unique=False)
+        batch_op.create_index("ix_audit_project", ["project", "time", "row"], unique=False)
 
     op.create_table(
         "refresh_tokens",
@@ -74,6 +76,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("noncurrent", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_noncurrent_blob"), ["blob"], unique=False)
+        batch_op.create_index("ix_noncurrent_kept_until", ["kept_until"], unique=False)
 
     with op.batch_alter_table("buckets", schema=None) as batch_op:
         batch_op.add_column(sa.Column("uniform", sa.Boolean(), server_default=sa.text("0"), nullable=False))
@@ -91,6 +94,10 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("policy", sa.JSON(), server_default='{"bindings":[]}', nullable=False))
         batch_op.add_column(sa.Column("policy_version", sa.BigInteger(), server_default="1", nullable=False))
 
+    with op.batch_alter_table("operations", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("policy", sa.JSON(), server_default='{"bindings":[]}', nullable=False))
+        batch_op.add_column(sa.Column("policy_version", sa.BigInteger(), server_default="1", nullable=False))
+
     with op.batch_alter_table("objects", schema=None) as batch_op:
         batch_op.add_column(sa.Column("acl", sa.JSON(none_as_null=True), nullable=True))
 
@@ -100,3 +107,4 @@ def upgrade() -> None:
     with op.batch_alter_table("service_accounts", schema=None) as batch_op:
         batch_op.add_column(sa.Column("description", sa.Text(), server_default=sa.text("''"), nullable=False))
         batch_op.add_column(sa.Column("disabled", sa.Boolean(), server_default=sa.text("0"), nullable=False))
+        batch_op.add_column(sa.Column("deleted", sa.Float(), nullable=True))
