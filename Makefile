@@ -14,7 +14,7 @@ lab: setup  ## the whole path on this machine, checked: make lab [DATA=folder wi
 	@$(BIN)/python scripts/lab.py $(if $(DATA),--data "$(DATA)") $(if $(LARGE),--large)
 
 test: setup  ## every test but the long rounds
-	@$(BIN)/python -m pytest -m "not torture" $(TESTS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not torture" $(TESTS)
 
 torture: setup  ## the long rounds: crash tests by the hundred
 	@$(BIN)/python -m pytest -m torture --timeout=3600 $(TESTS)

@@ -316,6 +316,55 @@ def test_a_range_that_means_nothing_sends_everything(server, bucket, header):
     assert (answer.status_code, answer.content) == (200, b"0123456789")
 
 
+@contextlib.contextmanager
+def reading(server, bucket, *names_):
+    """A connection with a small window, on which objects were asked for, one behind the other."""
+    where = urlsplit(server.url)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        connection.settimeout(30)
+        connection.connect((where.hostname, where.port))
+        for name in names_:
+            lines = [f"GET {path_of(bucket, name)}?alt=media HTTP/1.1", f"Host: {where.netloc}"]
+            lines += [f"Authorization: Bearer {server.token}", "", ""]
+            connection.sendall("\r\n".join(lines).encode())
+        with connection.makefile("rb") as stream:
+            yield stream
+
+
+def answer(stream):
+    """One response's body."""
+    length = 0
+    assert b" 200 " in stream.readline()
+    while (line := stream.readline()) != b"\r\n":
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.partition(b":")[2])
+    return stream.read(length)
+
+
+def test_a_client_that_reads_late_gets_everything_and_the_connection_goes_on(server, bucket):
+    data = os.urandom(6_000_000)
+    put(server, bucket, "large", data)
+    put(server, bucket, "small", b"little")
+    with reading(server, bucket, "large", "small", "large") as stream:
+        put(server, bucket, "meanwhile", data)  # long enough for the server's patience with a full socket
+        assert [answer(stream) for _ in range(3)] == [data, b"little", data]
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_download_leaves_nothing_open(server, bucket):
+    put(server, bucket, "large", os.urandom(6_000_000))
+    handles = f"/proc/{server.process.pid}/fd"
+
+    def blobs_open():
+        return [where for each in os.listdir(handles) if "/blobs/" in (where := os.path.realpath(f"{handles}/{each}"))]
+
+    with reading(server, bucket, "large") as stream:
+        stream.read(100_000)
+        assert blobs_open()
+    eventually(lambda: not blobs_open(), "a file is still open")
+    assert "without completing" not in server.log
+
+
 def test_preconditions_on_every_verb(server, bucket):
     first = put(server, bucket, "o", b"1", ifGenerationMatch=0)
     assert (

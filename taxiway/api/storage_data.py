@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from taxiway import errors, names
+from taxiway import errors, listeners, names
 from taxiway.api import storage_acl, transcoding
 from taxiway.api import storage_forms as forms
 from taxiway.api.call import Call
@@ -382,7 +383,7 @@ async def download(call: Call) -> Response:
 
 
 class Download(Response):
-    """Sends part of a file in pieces, the next one read while one is sent; memory holds two."""
+    """Sends part of a file: from a thread where the connection allows it, else in pieces, of which memory holds two."""
 
     def __init__(
         self, blobs: Blobs, file: int, start: int, stop: int, status: int, headers: list[tuple[bytes, bytes]]
@@ -396,11 +397,23 @@ class Download(Response):
         self.stop = stop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        cycle = listeners.in_hand(scope, receive)
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            if cycle is None:
+                await self._in_pieces(Request(scope, receive), send)
+                return
+            with suppress(ConnectionError):  # the client left
+                await listeners.send_file(cycle, self.blobs.threads, self.file, self.start, self.stop)
+                await send({"type": "http.response.body", "body": b""})
+        finally:
+            _close(self.file)
+
+    async def _in_pieces(self, request: Request, send: Send) -> None:
+        """The next one is read while one is sent."""
         loop = asyncio.get_running_loop()
         coming: asyncio.Future[bytes] | None = None
         try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             at, sent = self.start, 0
             coming = loop.run_in_executor(self.blobs.threads, self._read, at)
             while at < self.stop:
@@ -415,7 +428,6 @@ class Download(Response):
         finally:
             if coming is not None:
                 await asyncio.wait({coming})  # the file is closed only when nobody reads it
-            _close(self.file)
 
     def _read(self, at: int) -> bytes:
         piece = os.pread(self.file, min(READ, self.stop - at), at)

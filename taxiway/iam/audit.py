@@ -8,6 +8,8 @@ data only if somebody asks for them; writes of data are kept here by default.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
 import re
 import threading
@@ -28,6 +30,7 @@ log = logging.getLogger("taxiway.audit")
 ACTIVITY, DATA_ACCESS = "activity", "data_access"
 EVERY_S = 1.0  # how long a row waits
 BATCH = 500  # rows in one transaction; as many that wait are written at once
+TOGETHER = 90  # rows in one statement: an old SQLite allows 999 values
 MOST = 50_000  # rows that may wait for a disk that takes no more
 SWEEP_S = 3600.0
 SWEPT = 1000  # rows in one transaction of the sweep
@@ -179,9 +182,11 @@ class Audit:
                 self._ending.wait(EVERY_S)
 
     def _flush(self) -> None:
-        """Write what waits. Raises what the database raises; then everything waits on."""
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        """Write what waits now. Raises what the database raises; then everything waits on."""
+        left = len(self._waiting)  # and not what comes meanwhile: on a busy server that would never end
+        while left:
+            batch = [self._waiting.popleft() for _ in range(min(BATCH, left))]
+            left -= len(batch)
             try:
                 self._write(self._placed(batch))
             except BaseException:
@@ -192,7 +197,14 @@ class Audit:
             self._lost = 0
 
     def _write(self, rows: list[tuple[object, ...]]) -> None:
-        self.db.write(lambda tx: tx.exec_driver_sql(_INSERT, rows))
+        """Many rows a statement: between two, the writer waits for the interpreter, and everybody's writes with it."""
+
+        def save(tx: sa.Connection) -> None:
+            for start in range(0, len(rows), TOGETHER):
+                some = rows[start : start + TOGETHER]
+                tx.exec_driver_sql(_insert(len(some)), tuple(itertools.chain.from_iterable(some)))
+
+        self.db.write(save)
 
     def _placed(self, batch: Sequence[Entry]) -> list[tuple[object, ...]]:
         """The rows as the table has them: of a project that exists, or of the home's own."""
@@ -225,7 +237,14 @@ class Audit:
 
 
 # Said to the driver itself: through SQLAlchemy's statement a row would cost several times as much.
-_INSERT = f"INSERT INTO audit ({', '.join(Entry._fields)}) VALUES ({', '.join('?' * len(Entry._fields))})"
+
+
+@functools.cache
+def _insert(count: int) -> str:
+    row = f"({', '.join('?' * len(Entry._fields))})"
+    return f"INSERT INTO audit ({', '.join(Entry._fields)}) VALUES {', '.join([row] * count)}"
+
+
 _PROJECTS = sa.select(projects.c.id, projects.c.number)
 
 
