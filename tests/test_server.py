@@ -13,12 +13,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import parse_qsl, urlencode
 
 import disks
 import httpx
 import jwt
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import taxiway.server
 from taxiway import household, plan, schemas
@@ -440,3 +443,9 @@ def signed(key, iat=None):
     now = iat or time.time()
     claims = {"iss": key["client_email"], "aud": "https://oauth2.googleapis.com/token", "iat": now, "exp": now + 3600}
     return jwt.encode(claims, key["private_key"], algorithm="RS256", headers={"kid": key["private_key_id"]})
+
+
+@given(st.lists(st.tuples(st.text(max_size=6), st.text(max_size=6)), max_size=4), st.text("a=&%+;2F", max_size=12))
+def test_a_query_is_read_as_the_standard_library_reads_it(pairs, raw):
+    for text in (urlencode(pairs), raw):
+        assert taxiway.server._query(text.encode()) == dict(parse_qsl(text, keep_blank_values=True))

@@ -91,6 +91,12 @@ def metadata(changes: Mapping[str, Any]) -> Metadata:
     return Metadata(**values)
 
 
+@functools.lru_cache(maxsize=256)
+def metadata_of(content_type: str, content_encoding: str | None) -> Metadata:
+    """A new object's metadata where its headers say all. Raises InvalidArgument."""
+    return metadata(said({"contentType": content_type, "contentEncoding": content_encoding}).changes())
+
+
 def conditions(query: Mapping[str, str], prefix: str = "if") -> Conditions:
     """ifGenerationMatch and its kin; `prefix` ifSource for those about a copy's source. Raises InvalidArgument."""
     return Conditions(
