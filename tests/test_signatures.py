@@ -129,7 +129,7 @@ def test_another_method_or_key_does_not_hold(signer):
 
 
 @given(
-    place=st.integers(len("https://storage.googleapis.com"), len(V4) - 1),
+    place=st.integers(len("https://storage.googleapis.com/"), len(V4) - 1),
     letter=st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="#"),
 )
 def test_a_v4_url_with_any_letter_changed_is_refused(place, letter):
