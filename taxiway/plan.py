@@ -90,7 +90,12 @@ class Place(NamedTuple):
 
 def _primary(runtime: str) -> str:
     """What the first replica is called in TF_CONFIG: TensorFlow 1 knew a master, TensorFlow 2 knows a chief."""
-    return "master" if runtime.startswith("1.") else "chief"
+    return "master" if _is_one(runtime) else "chief"
+
+
+def _is_one(runtime: str) -> bool:
+    """Whether TensorFlow 1 was asked for; `runners/tensorflow1` gives a TensorFlow 2 in its place the old names."""
+    return runtime.startswith("1.")
 
 
 def _estimator_of_two(runtime: str) -> bool:
@@ -140,6 +145,7 @@ def _replica(
             "CLOUD_ML_JOB_ID": job,
             "CLOUD_ML_PROJECT_ID": project,
             "CLOUD_ML_REGION": told.region or "",
+            **({"PYTHONPATH": f"{RUNNERS}/tensorflow1"} if _is_one(runtime) else {}),
         },
     )
 

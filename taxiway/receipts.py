@@ -69,7 +69,7 @@ def of(work: Work, choice: Choice, archives: Sequence[Path], interpreter: Path) 
     at = work.command.index("-m") + 1
     return Receipt(
         package=_named(archives),
-        runtime=Runtime(choice.runtime.version, choice.release, packages.sha256(choice.runtime.lock)),
+        runtime=Runtime(_ran(choice), choice.release, packages.sha256(choice.runtime.lock)),
         module=work.command[at],
         args=work.command[at + 1 :],
         environment=Environment(layers.holds(interpreter), roles, sysconfig.get_platform()),
@@ -146,6 +146,11 @@ def compare(one: Receipt, two: Receipt) -> list[Part]:
             ],
         ),
     ]
+
+
+def _ran(choice: Choice) -> str:
+    """The version that ran, whichever one it stood in for."""
+    return f"{choice.runtime.version} as TensorFlow 1" if choice.as_one else choice.runtime.version
 
 
 def _named(archives: Sequence[Path]) -> dict[str, str]:

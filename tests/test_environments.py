@@ -12,13 +12,14 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from taxiway import errors
-from taxiway.environments import folders, layers, progress, runtimes, uv
+from taxiway.environments import folders, inventory, layers, progress, runtimes, uv
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 NO_INIT = "Put an empty __init__.py"
@@ -133,22 +134,28 @@ def test_a_runtime_is_built_with_its_lock_and_then_is_there(fresh):
 BUILDER = """
 import os, signal, sys
 from pathlib import Path
-from taxiway.environments import runtimes
+from taxiway.environments import layers, runtimes
 
 def say(progress):
     print(progress.stage, flush=True)
-    if sys.argv[3:] == ["die"]:
+    if progress.stage == how:
         os.kill(os.getpid(), signal.SIGKILL)
 
-runtime = runtimes.Runtime("0.1", (sys.argv[1],), Path(sys.argv[2]))
-runtimes.build(runtimes.choose(runtime, None), say)
+python, lock, how, *packages = sys.argv[1:]
+runtime = runtimes.Runtime("0.1", (python,), Path(lock), provides={"giant": "tiny"})
+layers.ensure(runtimes.choose(runtime, None), [Path(package) for package in packages], say)
 print("done", flush=True)
+if how == "stay":
+    sys.stdin.read()
 """
 
 
-def builder(choice, *how):
-    argv = [sys.executable, "-c", BUILDER, HERE, str(choice.runtime.lock), *how]
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+def builder(choice, *packages, how=""):
+    """A process that builds, and tells each stage. `how`: the stage in which it is killed, or "stay" for one that uses
+    what it built until its input ends."""
+    argv = [sys.executable, "-c", BUILDER, HERE, str(choice.runtime.lock), how, *map(str, packages)]
+    ours = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(argv, text=True, cwd=Path(__file__).parent.parent, **ours)
 
 
 def test_two_processes_that_want_the_same_runtime_build_it_once(fresh):
@@ -160,7 +167,7 @@ def test_two_processes_that_want_the_same_runtime_build_it_once(fresh):
 
 
 def test_a_builder_that_is_killed_leaves_nothing_that_the_next_one_trusts(fresh):
-    killed = builder(fresh, "die")
+    killed = builder(fresh, how="install")
     assert "done" not in killed.communicate()[0]
     assert runtimes.ready(fresh) is None
     python = runtimes.build(fresh)
@@ -344,6 +351,189 @@ def test_an_empty_package_beside_a_good_one_is_the_one_that_is_named(choice, tmp
 def test_a_package_that_is_only_requirements_may_stand_beside_the_code(choice, tmp_path):
     needs = wheel(tmp_path, "needs", "1.0", {}, requires=["feather"])
     assert run(layers.ensure(choice, [sdist(tmp_path), needs]), "import feather, trainer; print(1)") == "1"
+
+
+def test_two_processes_that_want_the_same_layer_build_it_once(fresh, tmp_path):
+    runtimes.build(fresh)
+    package = sdist(tmp_path)
+    both = [builder(fresh, package), builder(fresh, package)]
+    said = [process.communicate()[0].split() for process in both]
+    assert [lines[-1] for lines in said] == ["done", "done"]
+    assert sum("build" in lines for lines in said) == 1
+    assert run(layers.ensure(fresh, [package]), "import trainer.task") == "tiny 1.0"
+
+
+def test_a_builder_of_a_layer_that_is_killed_leaves_nothing_that_the_next_one_trusts(fresh, tmp_path):
+    package = sdist(tmp_path)
+    assert "done" not in builder(fresh, package, how="build").communicate()[0]
+    (layer,) = [each for each in inventory.standing() if each.kind == "PACKAGES"]
+    assert (layer.whole, layer.holds) == (False, "left by a build that died")
+    assert run(layers.ensure(fresh, [package]), "import trainer.task") == "tiny 1.0"
+
+
+# --- what nobody has used lately
+
+
+@pytest.fixture
+def stood(fresh, tmp_path):
+    """A runtime and a layer over it, built by a process that has ended."""
+    assert "done" in builder(fresh, sdist(tmp_path)).communicate()[0]
+    layer, runtime = inventory.standing()
+    return layer, runtime
+
+
+def unused(since=float("inf")):
+    return inventory.unused(inventory.standing(), since=since)
+
+
+def downloaded(file):
+    """Whether uv's cache holds the file of a package."""
+    return any((folders.cache() / "uv").rglob(file))
+
+
+def test_what_stands_is_told_with_what_it_holds(fresh, stood):
+    layer, runtime = stood
+    assert (layer.kind, layer.holds, layer.packages) == ("PACKAGES", "trainer 0.1", {"trainer"})
+    assert (runtime.kind, runtime.holds) == ("RUNTIME", f"0.1 for Python {fresh.release}")
+    assert runtime.packages == {"setuptools", "packaging", "tiny"}
+    assert runtime.folder == runtimes.path(fresh)
+    assert 0 <= layer.used - runtime.used < 60
+    assert time.time() - layer.used < 60
+
+
+def test_what_is_removed_frees_its_room_and_is_built_anew_when_it_is_asked_for(fresh, stood):
+    going = unused()
+    assert going == list(stood)
+    assert downloaded("tiny.py")
+    before, hoped = folders.size(folders.cache()), inventory.freed_by(going)
+    told = []
+    removed, freed = inventory.prune(going, told.append)
+    assert removed == going
+    assert not any(each.folder.exists() for each in going)
+    assert before - folders.size(folders.cache()) == pytest.approx(freed, abs=65536)
+    assert freed >= hoped > 0
+    assert not downloaded("tiny.py")
+    assert "Removing trainer 0.1" in [news.text for news in told]
+    assert inventory.standing() == []
+    assert run(runtimes.build(fresh), "import tiny; print(tiny.WORD)") == "tiny 1.0"
+
+
+def age(*entries):
+    """They were last used long ago."""
+    for each in entries:
+        os.utime(each.folder.parent / f".{each.folder.name}.used", (1, 1))
+
+
+def test_what_stays_keeps_what_was_downloaded_for_it(stood):
+    layer, runtime = stood
+    age(layer)
+    assert downloaded("trainer/task.py")
+    assert [each.folder for each in unused(since=2)] == [layer.folder]
+    inventory.prune(unused(since=2))
+    assert inventory.standing() == [runtime]
+    assert downloaded("tiny.py")
+    assert not downloaded("trainer/task.py")
+
+
+def test_what_a_process_uses_stays_until_it_has_ended(fresh, stood, tmp_path):
+    going = unused()
+    user = builder(fresh, tmp_path / "trainer-0.1.tar.gz", how="stay")
+    assert user.stdout.readline() == "done\n"
+    assert unused() == []
+    assert inventory.prune(going)[0] == []  # it began after we had looked
+    assert all(folders.record(each.folder) for each in going)
+    user.communicate()
+    assert [each.folder for each in unused()] == [each.folder for each in going]
+
+
+def test_what_is_used_again_is_new_again(fresh, stood):
+    layer, runtime = stood
+    age(layer, runtime)
+    assert "done" in builder(fresh).communicate()[0]
+    assert [each.folder for each in unused(since=2)] == [layer.folder]
+    assert folders.last_used(runtime.folder) >= runtime.used
+
+
+def test_an_interpreter_that_a_person_started_is_in_use(stood):
+    layer, runtime = stood
+    started = [str(folders.interpreter(runtime.folder)), "-c", "print(1, flush=True); input()"]
+    with subprocess.Popen(started, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as person:
+        assert person.stdout.readline() == "1\n"
+        assert [each.folder for each in unused()] == [layer.folder]
+        person.communicate("\n")
+    assert len(unused()) == 2
+
+
+def test_a_folder_that_was_never_finished_goes_at_once_but_not_while_it_is_built(stood):
+    layer, _ = stood
+    (layer.folder / "complete.json").unlink()
+    lock = layer.folder.parent / f".{layer.folder.name}.lock"
+    with lock.open("a") as building:
+        fcntl.flock(building, fcntl.LOCK_EX)
+        assert unused(since=0) == []
+    (left,) = unused(since=0)
+    assert (left.folder, left.whole) == (layer.folder, False)
+    assert inventory.prune([left])[0] == [left]
+    assert not layer.folder.exists()
+
+
+def test_what_was_built_before_use_was_noted_was_last_used_when_it_was_built(stood):
+    layer, _ = stood
+    (layer.folder.parent / f".{layer.folder.name}.used").unlink()
+    os.utime(layer.folder / "complete.json", (5, 5))
+    assert folders.last_used(layer.folder) == 5
+    assert not folders.in_use(layer.folder)
+    assert folders.last_used(layer.folder) == 5  # to look is not to use
+
+
+def taxiway(*words, **environ):
+    argv = [sys.executable, "-m", "taxiway", "runtimes", *words]
+    return subprocess.run(argv, capture_output=True, text=True, env={**os.environ, **environ}, check=False)
+
+
+def test_the_command_removes_what_it_said_it_would_and_needs_no_server(stood, tmp_path):
+    layer, runtime = stood
+    kept = taxiway("prune", "--format", "json", TAXIWAY_HOME=str(tmp_path / "nowhere"))
+    assert json.loads(kept.stdout) == []
+    assert "0 removed, 0B freed. 2 kept: in use, or used in the last 30 days." in kept.stderr
+    words = ("prune", "--unused-days", "0")
+    dry = taxiway(*words, "--dry-run", "--format", "json")
+    rows = json.loads(dry.stdout)
+    assert [(row["kind"], row["name"]) for row in rows] == [
+        ("PACKAGES", layer.folder.name),
+        ("RUNTIME", runtime.folder.name),
+    ]
+    assert "2 would be removed, to free up to " in dry.stderr
+    assert len(inventory.standing()) == 2
+    done = taxiway(*words, "--format", "json")
+    assert (json.loads(done.stdout), done.returncode) == (rows, 0)
+    assert "2 removed, " in done.stderr
+    assert inventory.standing() == []
+    assert "Listed 0 items." in taxiway(*words).stderr
+
+
+def test_the_command_lists_every_runtime_with_what_it_also_runs(fresh):
+    rows = json.loads(taxiway("list", "--format", "json").stdout)
+    assert {row["version"] for row in rows} == set(runtimes.table())
+    assert {row["state"] for row in rows} <= {"NOT_BUILT", "NO_PYTHON"}  # in this cache
+    assert {row["size"] for row in rows} == {None}
+    assert ("2.15", "1.0 to 1.15, 2.0 to 2.14") in {(row["version"], row["alsoFor"]) for row in rows}
+    assert "1.0 to 1.15" in taxiway("list").stdout
+
+
+@pytest.mark.usefixtures("fresh")
+def test_the_command_says_of_an_old_version_what_runs_and_where_nothing_can_be_fetched_why(tmp_path):
+    absent = taxiway("python", "2.18")
+    assert (absent.stdout, absent.returncode) == ("", 1)
+    assert "Runtime version 2.18 is not offered here; 2.21 is the nearest" in absent.stderr
+    assert "taxiway runtimes build 2.18" in absent.stderr
+    (tmp_path / "empty").mkdir()
+    failed = taxiway("build", "2.18", TAXIWAY_WHEELHOUSE=str(tmp_path / "empty"))
+    assert (failed.stdout, failed.returncode) == ("", 1)
+    assert "Building runtime 2.21 for Python 3.1" in failed.stderr
+    assert "could not be built" in failed.stderr
+    assert "TAXIWAY_WHEELHOUSE" in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
 # --- what a package requires

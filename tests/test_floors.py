@@ -103,7 +103,7 @@ def test_an_init_holds_a_docstring_and_nothing_else(path: Path) -> None:
     assert ast.get_docstring(ast.Module(body, []))
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "runners").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((PACKAGE / "runners").rglob("*.py")), ids=lambda path: path.name)
 def test_a_runner_needs_the_standard_library_alone(path: Path) -> None:
     """At import; what a framework's file loads is the user's environment's. serve.py names their folder for them."""
     frameworks = {"tensorflow", "numpy", "msgspec", "orjson", "taxiway_runners"}

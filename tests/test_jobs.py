@@ -16,6 +16,7 @@ from trainers import Lab, sdist, until
 
 from taxiway import handles, receipts
 from taxiway.compute import local
+from taxiway.environments import runtimes
 
 pytestmark = pytest.mark.runtime
 
@@ -395,6 +396,62 @@ def test_a_replica_has_no_more_to_say_once_its_attempt_is_over(lab, server):
     assert lab.get(job)["state"] == "CANCELLED"
 
 
+# --- a version that others run in the place of ---
+
+
+OLD_TRAINER = """
+import argparse, subprocess, sys
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import ops
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--code")
+parser.add_argument("--job-dir")
+folder = parser.parse_args().job_dir
+
+x = tf.placeholder(tf.float32, [None, 1])
+y = tf.placeholder(tf.float32, [None, 1])
+slope = tf.get_variable("slope", [1, 1])
+loss = tf.losses.mean_squared_error(y, tf.matmul(x, slope))
+step = tf.train.get_or_create_global_step()
+train = tf.train.GradientDescentOptimizer(0.5).minimize(loss, global_step=step)
+points = np.linspace(-1, 1, 64, dtype=np.float32).reshape(-1, 1)
+with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    for _ in range(100):
+        session.run(train, {x: points, y: 3 * points})
+    print("slope %.3f after %d steps" % (session.run(slope).item(), session.run(step)))
+    tf.train.Saver().save(session, folder + "/model.ckpt", global_step=step)
+print("saved", tf.gfile.Exists(folder + "/model.ckpt-100.index"), hasattr(tf, "contrib"))
+child = "import tensorflow as tf; print('a child has', tf.Session.__name__, tf.executing_eagerly())"
+print(subprocess.run([sys.executable, "-c", child], stdout=subprocess.PIPE).stdout.decode().strip())
+tf.contrib.layers
+"""
+
+
+def test_a_trainer_for_tensorflow_1_runs_on_the_nearest_runtime_and_its_log_says_so(lab):
+    runtimes.build(runtimes.resolve("1.8", None))
+    asked = {"runtimeVersion": "1.8", "pythonVersion": "2.7"}
+    job = lab.submit(OLD_TRAINER, jobDir=f"gs://{lab.bucket}/old", **asked)
+    ended = lab.ended(job)
+    told = ended["trainingInput"]
+    assert {name: told[name] for name in asked} == asked
+    said = lab.said(job)
+    (instead,) = [line for line in said if line.startswith("Runtime version 1.8 is not offered here; 2.15 is")]
+    assert "Python 2.7 was asked for and 3.1" in instead
+    assert "`import tensorflow` gives tensorflow.compat.v1" in instead
+    assert [line for line in said if line.startswith(("slope", "saved", "a child"))] == [
+        "slope 3.000 after 100 steps",
+        "saved True False",
+        "a child has Session False",
+    ]
+    assert ended["state"] == "FAILED"
+    assert "AttributeError: tf.contrib is not there: this is TensorFlow 2.15" in ended["errorMessage"]
+    (receipt,) = [found for found in map(receipts.parse, said) if found]
+    assert receipt.runtime.version == "2.15 as TensorFlow 1"
+
+
 # --- bad input: told by its field, and nothing queued ---
 
 
@@ -407,7 +464,7 @@ def test_a_replica_has_no_more_to_say_once_its_attempt_is_over(lab, server):
         ({"packageUris": ["/local/a.tar.gz"]}, ["trainingInput.packageUris[0]", "must be gs://BUCKET/OBJECT"]),
         ({"packageUris": ["s3://b/a.tar.gz"]}, ["trainingInput.packageUris[0]", "must be gs://BUCKET/OBJECT"]),
         ({"packageUris": ["gs://abc/a.exe"]}, ["trainingInput.packageUris[0]", "no Python package", ".tar.gz", ".whl"]),
-        ({"runtimeVersion": "1.4"}, ["trainingInput.runtimeVersion", "'1.4' is not offered", "2.21"]),
+        ({"runtimeVersion": "1.40"}, ["trainingInput.runtimeVersion", "'1.40' is not offered", "2.21"]),
         ({"pythonVersion": "2.7"}, ["trainingInput.pythonVersion", "'2.7' is not offered"]),
         ({"region": "us-centrall"}, ["trainingInput.region", "us-central1", "Did you mean us-central1?"]),
         ({"region": ""}, ["trainingInput.region", "is required"]),

@@ -26,7 +26,7 @@ from test_runners import Runner
 from trainers import Lab, until
 
 from taxiway import errors, plan, receipts
-from taxiway.environments import runtimes
+from taxiway.environments import folders, runtimes
 from taxiway.schemas import TrainingInput
 
 pytestmark = pytest.mark.runtime
@@ -93,6 +93,30 @@ def test_every_byte_of_its_output_passes_through_and_ours_is_beside_it_on_stderr
     assert ended.stdout == b"10%\r\xff\x1b[1m\0no end"
     assert ended.stderr.endswith(b"oops")
     assert b"Receipt local-" in ended.stderr
+
+
+def test_what_it_runs_in_is_in_use_until_it_ends(project, environ):
+    """The command becomes the run, which holds what the command had built."""
+    code = "import sys; print(sys.prefix, flush=True); input()"
+    with subprocess.Popen(
+        training(project, code), env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as run:
+        layer = Path(run.stdout.readline().strip())
+        assert layer.parent == folders.cache() / "environments"
+        assert folders.in_use(layer)
+        run.communicate("\n")
+    until(lambda: not folders.in_use(layer), lambda: layer)
+
+
+def test_code_for_tensorflow_1_gets_its_names_from_the_nearest_runtime_and_hears_of_it(project, environ):
+    runtimes.build(runtimes.resolve("1.8", None))
+    code = "import tensorflow as tf; print(tf.Session().run(tf.placeholder_with_default(7, [])), tf.__version__[:4])"
+    ended = train(project, environ, code, "--runtime-version", "1.8", "--python-version", "3.5")
+    assert ended.stdout == "7 2.15\n", ended.stderr
+    assert (
+        "Runtime version 1.8 is not offered here; 2.15 is the nearest that is, and runs in its place." in ended.stderr
+    )
+    assert "Python 3.5 was asked for and 3.1" in ended.stderr
 
 
 def test_it_reads_what_we_are_given(project, environ):

@@ -25,6 +25,64 @@ def test_an_unknown_runtime_is_refused_with_what_is_offered():
     assert [name for name, _ in caught.value.faults] == ["runtimeVersion"]
 
 
+@pytest.mark.parametrize(
+    "version", ["9.9", "abc", "1.16", "1.40", "2.22", "2.99", "1", "1.8.0", "01.8", "1.08", "2.-1", "²"]
+)
+def test_what_never_was_a_version_is_refused_with_what_is_offered_and_what_else_is_taken(version):
+    with pytest.raises(
+        errors.InvalidArgument, match=r"2\.21, 2\.15.*2\.16 to 2\.20 run on 2\.21; 1\.0 to 1\.15"
+    ) as caught:
+        runtimes.resolve(version, None)
+    assert repr(version) in str(caught.value)
+
+
+@pytest.fixture
+def every_python(tmp_path, monkeypatch):
+    """A machine that has all Pythons that a runtime may ask for."""
+    for runtime in runtimes.table().values():
+        for python in runtime.pythons:
+            impostor(tmp_path / f"python{python}", f"{python}.99")
+    monkeypatch.setenv("TAXIWAY_PYTHONS", str(tmp_path))
+
+
+LABS = ["1.4", "1.8", "1.10", "1.12", "1.13", "1.15", "2.1", "2.3", "2.5"]  # what notebooks and courses ask for
+
+
+@pytest.mark.usefixtures("every_python")
+@pytest.mark.parametrize(
+    ("version", "runs"),
+    [*((version, "2.15") for version in [*LABS, "1.0", "2.0", "2.11", "2.14"]), ("2.16", "2.21"), ("2.20", "2.21")],
+)
+@pytest.mark.parametrize("python", [None, "", "2.7", "3.5", "3.7"])
+def test_a_version_that_labs_ask_for_runs_on_the_nearest_and_stays_what_was_asked(version, python, runs):
+    choice = runtimes.resolve(version, python)
+    assert choice.runtime.version == runs
+    assert choice.python == choice.runtime.pythons[0]
+    assert (choice.version, choice.python_version) == (version, python or choice.python)
+    assert runtimes.resolve(choice.version, choice.python_version) == choice
+    assert choice.key == runtimes.resolve(runs, None).key
+    assert choice.instead().startswith(f"Runtime version {version} is not offered here; {runs} is the nearest")
+    assert (f"Python {python} was asked for" in choice.instead()) == bool(python)
+    assert ("print x" in choice.instead()) == (python == "2.7")
+
+
+@pytest.mark.usefixtures("every_python")
+def test_a_stand_in_takes_the_pythons_that_it_has_and_no_nonsense():
+    assert runtimes.resolve("2.5", "3.10").python == "3.10"
+    for python in ("3.99", "2.6", "x"):
+        with pytest.raises(errors.InvalidArgument, match=r"pythonVersion.*runtime version 2\.15"):
+            runtimes.resolve("2.5", python)
+
+
+@pytest.mark.usefixtures("every_python")
+def test_only_a_trainer_that_asked_for_tensorflow_1_is_promised_its_names():
+    for version, promised in [("1.8", True), ("2.5", False), ("2.18", False)]:
+        assert ("tensorflow.compat.v1" in runtimes.resolve(version, None).instead(trains=True)) == promised
+        assert "compat" not in runtimes.resolve(version, None).instead()
+    for version in runtimes.table():
+        assert runtimes.resolve(version, None).instead(trains=True) == ""
+
+
 @pytest.mark.parametrize("python", ["2.7", "3", "3.11.7", "x"])
 def test_a_python_that_the_runtime_does_not_offer_is_refused_with_those_it_does(python):
     with pytest.raises(errors.InvalidArgument, match=r"pythonVersion.*3\.11, 3\.12") as caught:

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 RUNNERS = Path(__file__).parents[1] / "taxiway" / "runners"
-FILES = sorted(RUNNERS.glob("*.py"))
+FILES = sorted(RUNNERS.rglob("*.py"))
 HEADER = struct.Struct("!IQB")
 PREDICT, PING = 1, 2
 PREDICTED, PONG, REFUSED, FAILED = 0, 2, 4, 5

@@ -60,8 +60,8 @@ class Ml:
             operation = self.call("GET", f"/v1/{operation['name']}")
         return operation
 
-    def version(self, model, version, uri):
-        operation = self.wait(self.begin(model, version, uri))
+    def version(self, model, version, uri, **fields):
+        operation = self.wait(self.begin(model, version, uri, **fields))
         assert "error" not in operation, operation
         return operation["response"]
 
@@ -125,6 +125,16 @@ def test_a_version_tells_what_it_is(ml, taxi):
         ("cheap", True),
         ("dear", False),
     ]
+
+
+def test_a_version_of_an_old_runtime_answers_on_the_nearest_and_shows_what_was_asked(ml, taxi):
+    model = ml.model("old_taxi")
+    asked = {"runtimeVersion": "2.18", "pythonVersion": "3.9"}
+    ml.version(model, "v", ml.upload(ml.bucket(), "one", "one"), **asked)
+    found = ml.get(model, "v")
+    assert found["state"] == "READY"
+    assert {name: found[name] for name in asked} == asked
+    assert ml.fares(model) == ml.fares("taxi", "cheap")
 
 
 def test_a_model_tells_its_default_version(ml, taxi):

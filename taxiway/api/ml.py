@@ -246,7 +246,7 @@ def create_version(call: Call) -> dict[str, Any]:
 
 
 def _checked_version(told: schemas.Version) -> dict[str, str]:
-    """The runtime that was chosen; raises InvalidArgument with every fault."""
+    """The runtime that was asked for, or chosen; raises InvalidArgument with every fault."""
     faults: list[Fault] = []
     _gather(faults, names.ml_name, told.name, "version.name")
     _gather(faults, names.labels, told.labels, "version.labels")
@@ -265,7 +265,7 @@ def _checked_version(told: schemas.Version) -> dict[str, str]:
         faults += [(f"version.{SNAKE[field]}", fault) for field, fault in error.faults]
     if faults:
         raise errors.InvalidArgument(faults=faults)
-    return {"version": choice.runtime.version, "python": choice.python, "framework": FRAMEWORKS[told.framework]}
+    return {"version": choice.version, "python": choice.python_version, "framework": FRAMEWORKS[told.framework]}
 
 
 def get_version(call: Call) -> dict[str, Any]:

@@ -9,9 +9,11 @@ import contextlib
 import importlib
 import os
 import shlex
+import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import httpx
 import typer
@@ -22,8 +24,8 @@ from taxiway import address, errors, settings, tunnel
 from taxiway.address import Address
 from taxiway.cli import options, printing
 from taxiway.cli.printing import say
-from taxiway.environments import progress, pythons, runtimes
-from taxiway.environments.runtimes import Choice
+from taxiway.environments import folders, inventory, progress, pythons, runtimes
+from taxiway.environments.runtimes import Choice, Runtime
 
 Home = Annotated[Path | None, typer.Option(help="The server's folder (default: TAXIWAY_HOME, else ~/.taxiway).")]
 MaybeVersion = Annotated[
@@ -32,6 +34,11 @@ MaybeVersion = Annotated[
 Python = Annotated[str | None, typer.Option(help="The Python, such as 3.11 (default: the runtime's first one here).")]
 Version = Annotated[str, typer.Argument(help="The runtime version, such as 2.21.")]
 
+DAY_S = 86400.0
+STANDING: list[printing.Column] = [  # of a folder of the cache
+    ("SIZE", lambda row: "" if row["size"] is None else printing.size(row["size"])),
+    ("LAST USED", lambda row: printing.date(row["lastUsed"])),
+]
 RUNTIMES = options.group("The runtimes that jobs and versions run in.")
 
 
@@ -75,22 +82,14 @@ def run(command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...")], 
 
 @RUNTIMES.command("list", epilog=options.example("taxiway runtimes list"))
 def list_runtimes(format: options.Format = None) -> None:
-    """The runtimes on offer, their Pythons, and which of them are built on this machine."""
-    built = {(each.version, each.python) for each in runtimes.built()}
-    rows = [
-        {
-            "version": version,
-            "python": python,
-            "state": _state(python, (version, python) in built),
-            "summary": row.summary,
-        }
-        for version, row in runtimes.table().items()
-        for python in row.pythons
-    ]
+    """The runtimes on offer, their Pythons, which of them are built here, and what versions they run in place of."""
+    rows = [_row(runtime, python) for runtime in runtimes.table().values() for python in runtime.pythons]
     columns: list[printing.Column] = [
         ("VERSION", lambda row: row["version"]),
         ("PYTHON", lambda row: row["python"]),
         ("STATE", lambda row: row["state"]),
+        *STANDING,
+        ("ALSO FOR", lambda row: row["alsoFor"]),
         ("SUMMARY", lambda row: row["summary"]),
     ]
     printing.show_list(rows, columns, format)
@@ -100,6 +99,7 @@ def list_runtimes(format: options.Format = None) -> None:
 def build(version: MaybeVersion = None, python_version: Python = None) -> None:
     """Build a runtime, so that the first job or version does not wait for it."""
     choice = runtimes.resolve(version, python_version)
+    say_instead(choice)
     version = choice.runtime.version
     if ready := runtimes.ready(choice):
         say(f"Runtime {version} for Python {choice.release} is built already.")
@@ -112,14 +112,56 @@ def build(version: MaybeVersion = None, python_version: Python = None) -> None:
 def python(version: Version, python_version: Python = None) -> None:
     """Print the path of a built runtime's interpreter, and nothing else."""
     choice = runtimes.resolve(version, python_version)
+    say_instead(choice)
     interpreter = runtimes.ready(choice)
     if interpreter is None:
         asked = f" --python-version {python_version}" if python_version else ""
         raise errors.FailedPrecondition(
-            f"Runtime {version} for Python {choice.python} is not built. "
+            f"Runtime {choice.runtime.version} for Python {choice.python} is not built. "
             f"Build it: taxiway runtimes build {version}{asked}"
         )
+    folders.hold(runtimes.path(choice))  # whoever asks for it will use it
     typer.echo(str(interpreter))
+
+
+@RUNTIMES.command(epilog=options.example("taxiway runtimes prune --dry-run", "taxiway runtimes prune --unused-days 7"))
+def prune(
+    unused_days: Annotated[
+        float, typer.Option(min=0, help="Keep what was used in so many days; 0 keeps only what is in use.")
+    ] = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+    format: options.Format = None,
+) -> None:
+    """Remove runtimes and packages' environments that nothing has used lately, of all homes; no server is needed.
+
+    What a job, a version or a TensorBoard uses now is kept, and so is what it used in the last days. What is removed
+    is built again when it is asked for.
+    """
+    before = inventory.standing()
+    going = inventory.unused(before, since=time.time() - unused_days * DAY_S)
+    rows = [_entry(each) for each in going]  # as they are now, before they go
+    if not dry_run:
+        with building() as told:
+            removed, freed = inventory.prune(going, told)
+        rows = [row for row, each in zip(rows, going, strict=True) if each in removed]
+    columns: list[printing.Column] = [
+        ("KIND", lambda row: row["kind"]),
+        ("HOLDS", lambda row: row["holds"]),
+        *STANDING,
+        ("NAME", lambda row: row["name"]),
+    ]
+    printing.show_list(rows, columns, format)
+    kept = f"{len(before) - len(rows)} kept: in use, or used in the last {unused_days:g} days."
+    if dry_run:
+        say(f"{len(rows)} would be removed, to free up to {printing.size(inventory.freed_by(going))}. {kept}")
+    else:
+        say(f"{len(rows)} removed, {printing.size(freed)} freed. {kept}")
+
+
+def say_instead(choice: Choice, *, trains: bool = False) -> None:
+    """Say it if another runtime runs than the one that was asked for."""
+    if instead := choice.instead(trains=trains):
+        say(instead)
 
 
 def variables(here: Address, home: Path) -> dict[str, str]:
@@ -233,7 +275,35 @@ def _replace_with(command: list[str], environ: dict[str, str]) -> NoReturn:
         raise typer.Exit(126) from None
 
 
-def _state(python: str, built: bool) -> str:
-    if built:
-        return "BUILT"
-    return "NOT_BUILT" if pythons.find(python) else "NO_PYTHON"
+def _row(runtime: Runtime, python: str) -> dict[str, Any]:
+    """A runtime with one of its Pythons; `size` is in bytes, and null until it is built."""
+    state, size, used = "NO_PYTHON", None, None
+    if pythons.find(python):
+        choice = runtimes.choose(runtime, python)
+        state = "NOT_BUILT"
+        if runtimes.ready(choice):
+            folder = runtimes.path(choice)
+            state, size, used = "BUILT", folders.size(folder), _stamp(folders.last_used(folder))
+    return {
+        "version": runtime.version,
+        "python": python,
+        "state": state,
+        "size": size,
+        "lastUsed": used,
+        "alsoFor": runtime.covered,
+        "summary": runtime.summary,
+    }
+
+
+def _entry(each: inventory.Entry) -> dict[str, Any]:
+    return {
+        "kind": each.kind,
+        "name": each.folder.name,
+        "holds": each.holds,
+        "size": folders.size(each.folder),
+        "lastUsed": _stamp(each.used),
+    }
+
+
+def _stamp(moment: float) -> str:
+    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

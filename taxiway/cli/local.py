@@ -25,7 +25,7 @@ from taxiway import errors, files, names, plan, receipts
 from taxiway.cli import client, host, jobs, objects, options, packaging, predict, printing, tail, transfer
 from taxiway.cli.client import Client
 from taxiway.cli.printing import say
-from taxiway.environments import layers, runtimes
+from taxiway.environments import folders, layers, runtimes
 from taxiway.environments.runtimes import Choice
 from taxiway.plan import Run, Work
 from taxiway.receipts import Receipt
@@ -76,6 +76,7 @@ def train(
     """
     names.python_module(module_name, "--module-name")
     choice = runtimes.resolve(runtime_version, python_version)
+    host.say_instead(choice, trains=True)
     folder = package_path or Path()
     package = packaging.build(folder)
     packaging.check_module(folder, module_name)
@@ -91,8 +92,8 @@ def train(
         python_module=module_name,
         args=tuple(context.meta[options.REST]),
         job_dir=job_dir or "",
-        runtime_version=choice.runtime.version,
-        python_version=choice.python,
+        runtime_version=choice.version,
+        python_version=choice.python_version,
         **(_cluster(counts) if distributed else {}),
     )
     variables = _google([*told.args, told.job_dir])
@@ -130,6 +131,7 @@ def predict_here(
 ) -> None:
     """Ask a model for predictions without deploying it: the model server of a version answers, once."""
     choice = runtimes.resolve(runtime_version, python_version)
+    host.say_instead(choice)
     offered = [each.lower() for each in choice.runtime.frameworks]
     if framework.lower() not in offered:
         told = f"runtime {choice.runtime.version} offers {', '.join(offered)}"
@@ -243,6 +245,8 @@ def _ordered(run: Run) -> Path:
 def _become(run: Run) -> NoReturn:
     """The replica in place of this process: it has the terminal, and its exit code is the caller's."""
     folder = _ordered(run)
+    for descriptor in folders.held():
+        os.set_inheritable(descriptor, True)
     # What is signalled meanwhile waits until the replica can take it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     os.chdir(folder)

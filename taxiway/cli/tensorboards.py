@@ -30,7 +30,7 @@ from taxiway import errors, handles, names
 from taxiway.address import Address
 from taxiway.cli import client, host, objects, options, printing
 from taxiway.cli.printing import say
-from taxiway.environments import runtimes
+from taxiway.environments import folders, runtimes
 from taxiway.handles import Handle
 
 Logdir = Annotated[str, typer.Argument(help="Where the event files are, at any depth: DIR or gs://BUCKET[/PATH]")]
@@ -92,6 +92,7 @@ def start(logdir: Logdir, port: Port = None, home: host.Home = None, runtime_ver
     """
     place = host.home_of(home)
     choice = runtimes.resolve(runtime_version, None)
+    host.say_instead(choice)
     here = host.running(place) if objects.is_remote(logdir) else None
     logdir = _remote(logdir, here) if here else _local(logdir)
     environ = {**os.environ, **(host.variables(here, place) | host.interception(here) if here else {})}
@@ -229,6 +230,7 @@ def _begin(folder: Path, command: list[str], environ: dict[str, str], logdir: st
             cwd="/",  # it holds no folder that somebody may want to remove or unmount
             env=environ,
             start_new_session=True,
+            pass_fds=folders.held(),
         )
     finally:
         os.close(log)

@@ -13,5 +13,6 @@ In the cache folder (TAXIWAY_CACHE):
     uv/                            uv's own cache, on the same disk so that files are linked and not copied
 
 Such a folder is whole when it holds `complete.json`, which is written last; without it the folder is what somebody who
-died left behind, and is built anew.
+died left behind, and is built anew. Who uses one holds a lock beside it (`.NAME.used`, whose time says when that
+began), and `inventory.prune` removes what nobody holds nor has used lately.
 """

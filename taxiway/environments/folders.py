@@ -1,7 +1,8 @@
 """A folder of the cache that is built once, whoever else wants it: whole when its mark is there, else built anew.
 
 Builders of one folder take turns by an flock that their children inherit: it is free only when the last process that
-could still write there has ended.
+could still write there has ended. Whoever uses a folder holds another lock on it, shared, until it ends: `remove` takes
+only what nobody holds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from taxiway.environments.progress import Progress, Say, tell
 COMPLETE = "complete.json"
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
+_held: dict[Path, int] = {}  # folder -> the descriptor of our lock on it, for as long as this process lives
+
 
 def cache() -> Path:
     """TAXIWAY_CACHE, or ~/.cache/taxiway."""
@@ -31,27 +34,107 @@ def cache() -> Path:
 
 
 def once(folder: Path, build: Callable[[int], dict[str, Any]], say: Say | None) -> None:
-    """See that the folder is complete: by `build`, unless it is or another process completes it while we wait."""
+    """See that the folder is complete: by `build`, unless it is or another process completes it while we wait.
+
+    It is ours from then on, until this process ends.
+    """
+    hold(folder)
     if record(folder):
         return
-    with _cannot_write(), _turn(folder, say) as turn:
+    with _cannot_write(), turn(folder, say) as ours:
         if record(folder):
             return
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
-            about = build(turn)
+            about = build(ours)
             files.replace(folder / COMPLETE, json.dumps(about).encode())  # only now it is whole
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
 
+def hold(folder: Path) -> None:
+    """Nobody removes the folder before this process has ended; and it was used now."""
+    with contextlib.suppress(OSError):  # a cache that cannot be written is not pruned either
+        if folder not in _held:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(_beside(folder, "used"), os.O_RDONLY | os.O_CREAT, 0o644)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            _held[folder] = descriptor
+        os.utime(_held[folder])
+
+
+def held() -> list[int]:
+    """The descriptors of our locks, for a child that uses the folders longer than we do."""
+    return list(_held.values())
+
+
+def last_used(folder: Path) -> float:
+    """When somebody last began to use it; when it was built, if nobody has noted that. Raises FileNotFoundError."""
+    for file in (_beside(folder, "used"), folder / COMPLETE, folder):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return file.stat().st_mtime
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process uses or builds it now."""
+    with contextlib.ExitStack() as until:
+        return not _alone(folder, until, 0)
+
+
+def remove(folder: Path) -> bool:
+    """Remove it, whole or half built; False, and it stays as it is, if a process uses or builds it.
+
+    Raises StorageFull for a cache that cannot be written.
+    """
+    with _cannot_write(), contextlib.ExitStack() as until:
+        if not _alone(folder, until, os.O_CREAT):
+            return False
+        (folder / COMPLETE).unlink(missing_ok=True)  # if we are killed, what we leave is not taken for whole
+        shutil.rmtree(folder)
+        return True
+
+
+def size(*folders: Path) -> int:
+    """What they take of the disk, in bytes; what is linked from several places counts once."""
+    seen: dict[tuple[int, int], int] = {}
+    waiting = [str(folder) for folder in folders]
+    while waiting:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                about = entry.stat(follow_symlinks=False)
+                seen[about.st_dev, about.st_ino] = about.st_blocks * 512
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+    return sum(seen.values())
+
+
+def _alone(folder: Path, until: contextlib.ExitStack, create: int) -> bool:
+    """Whether nobody uses or builds the folder; if so, and with O_CREAT, nobody begins to before `until` is left."""
+    for kind in ("used", "lock"):
+        try:
+            descriptor = os.open(_beside(folder, kind), os.O_RDONLY | create, 0o644)
+        except FileNotFoundError:
+            continue
+        until.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _beside(folder: Path, kind: str) -> Path:
+    return folder.parent / f".{folder.name}.{kind}"
+
+
 @contextlib.contextmanager
-def _turn(folder: Path, say: Say | None) -> Iterator[int]:
+def turn(folder: Path, say: Say | None) -> Iterator[int]:
     """Our turn to write a folder, as the descriptor of its lock, for our children to inherit."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("a") as lock:
+    with _beside(folder, "lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

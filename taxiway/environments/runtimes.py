@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,16 +33,63 @@ class Runtime:
     summary: str = ""
     frameworks: tuple[str, ...] = ()
     provides: Mapping[str, str] = field(default_factory=dict, hash=False)  # asked for -> what stands in for it
+    stands_in: tuple[tuple[str, str], ...] = ()  # first and last of the versions that it runs in place of
+
+    def covers(self, version: str) -> bool:
+        """Whether it runs in place of that version."""
+        numbers = _numbers(version)
+        return numbers is not None and any(_known(a) <= numbers <= _known(b) for a, b in self.stands_in)
+
+    @property
+    def covered(self) -> str:
+        """The versions that it runs in place of, for a person."""
+        return ", ".join(f"{first} to {last}" for first, last in self.stands_in)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A runtime together with one Python of this machine."""
+    """A runtime together with one Python of this machine, for what was asked."""
 
     runtime: Runtime
     python: str  # "3.11"
     release: str  # "3.11.7"
     base: Path  # the interpreter that environments are made from
+    asked: str = ""  # a runtimeVersion that this runtime stands in for
+    asked_python: str = ""  # a pythonVersion that it cannot have
+
+    @property
+    def version(self) -> str:
+        """The runtimeVersion as a job or a version shows it: what was asked; it resolves to the same choice again."""
+        return self.asked or self.runtime.version
+
+    @property
+    def python_version(self) -> str:
+        """The pythonVersion, likewise."""
+        return self.asked_python or self.python
+
+    @property
+    def as_one(self) -> bool:
+        """Whether a trainer that was written for TensorFlow 1 gets a TensorFlow 2, and so needs its compat.v1."""
+        return self.asked.startswith("1.") and not self.runtime.version.startswith("1.")
+
+    def instead(self, *, trains: bool = False) -> str:
+        """What runs in place of what was asked, and why, for a log; "" if it is what was asked.
+
+        `trains`: it is a trainer that will run, which gets tensorflow.compat.v1 where it asked for a TensorFlow 1.
+        """
+        if not self.asked:
+            return ""
+        nearest = f"{self.runtime.version} is the nearest that is, and runs in its place."
+        told = [f"Runtime version {self.asked} is not offered here; {nearest}"]
+        if self.asked_python:
+            told.append(f"Python {self.asked_python} was asked for and {self.python} runs.")
+        if self.asked_python.startswith("2."):
+            told.append("Code that only a Python 2 can read, such as `print x`, will fail.")
+        if trains and self.as_one:
+            told.append(
+                "`import tensorflow` gives tensorflow.compat.v1, for code of TensorFlow 1. There is no tf.contrib."
+            )
+        return " ".join(told)
 
     @functools.cached_property
     def key(self) -> str:
@@ -76,6 +125,7 @@ def table() -> dict[str, Runtime]:
             summary=row["summary"],
             frameworks=tuple(row["frameworks"]),
             provides=row.get("provides", {}),
+            stands_in=tuple((first, last) for first, last in row.get("stands_in", ())),
         )
         for version, row in _file()["runtimes"].items()
     }
@@ -89,13 +139,20 @@ def default() -> str:
 def resolve(version: str | None, python_version: str | None) -> Choice:
     """The runtime and the Python that a runtimeVersion and a pythonVersion mean here; None or "" leaves one to us.
 
-    Raises InvalidArgument with the field's name and what is offered.
+    A version that is not in the table may have a runtime that stands in for it, with that one's own Python where an old
+    one is named; the choice tells of both. Raises InvalidArgument with the field's name and what is offered.
     """
-    runtime = table().get(version or default())
+    version = version or default()
+    if runtime := table().get(version):
+        return choose(runtime, python_version)
+    runtime = next((each for each in table().values() if each.covers(version)), None)
     if runtime is None:
-        fault = f"Runtime version {version!r} is not offered. Choose one of: {', '.join(table())}."
+        others = "; ".join(f"{each.covered} run on {each.version}" for each in table().values() if each.stands_in)
+        fault = f"Runtime version {version!r} is not offered. Choose one of: {', '.join(table())}. Others: {others}."
         raise errors.InvalidArgument(faults=[("runtimeVersion", fault)])
-    return choose(runtime, python_version)
+    old = python_version if python_version in _file()["old_pythons"] else None
+    choice = choose(runtime, None if old else python_version)
+    return dataclasses.replace(choice, asked=version, asked_python=old or "")
 
 
 def choose(runtime: Runtime, python_version: str | None) -> Choice:
@@ -160,6 +217,15 @@ def build(choice: Choice, say: Say | None = None) -> Path:
 
     folders.once(folder, install, say)
     return folders.interpreter(folder)
+
+
+def _known(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+def _numbers(version: str) -> tuple[int, ...] | None:
+    """1.15 -> (1, 15); None for what is no version of a runtime."""
+    return _known(version) if re.fullmatch(r"[0-9]\.(0|[1-9][0-9]?)", version, re.ASCII) else None
 
 
 def _locked(lock: Path) -> list[str]:

@@ -51,7 +51,7 @@ LATER = (  # fields of TrainingInput that are understood and not offered yet
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A job that may be queued: its id, and its input with the runtime that was chosen."""
+    """A job that may be queued: its id, and its input with the runtime that was asked for, or chosen."""
 
     id: str
     training: TrainingInput
@@ -72,7 +72,7 @@ def check(db: Database, project: projects.Project, job: schemas.Job) -> Checked:
     runtime = python = ""
     try:
         choice = runtimes.resolve(told.runtime_version or None, told.python_version or None)
-        runtime, python = choice.runtime.version, choice.python
+        runtime, python = choice.version, choice.python_version
     except errors.InvalidArgument as error:
         faults += [(f"trainingInput.{field}", fault) for field, fault in error.faults]
     if faults:

@@ -78,6 +78,8 @@ class Agent:
             self._fetch_folder(source, self.folder / place)
         packages = [self._fetch_package(index, uri) for index, uri in enumerate(work.packages)]
         choice = runtimes.resolve(work.runtime, work.python)
+        if instead := choice.instead(trains=not serving(work)):
+            self.words.say(instead, "WARNING")
         python = layers.ensure(choice, packages, self._say_progress)
         command, variables = family.filled(work, python)
         if not serving(work):

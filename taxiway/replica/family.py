@@ -45,6 +45,8 @@ def filled(work: Work, python: Path) -> tuple[list[str], dict[str, str]]:
 
     command = [fill(word) for word in work.command[:3]] + work.command[3:]  # what follows is the user's
     variables = dict(work.variables)
+    if "PYTHONPATH" in variables:
+        variables["PYTHONPATH"] = fill(variables["PYTHONPATH"])
     if "TF_CONFIG" in variables:
         task = msgspec.json.decode(variables["TF_CONFIG"])
         cluster = {role: [each.replace(PORT, port) for each in places] for role, places in task["cluster"].items()}
