@@ -185,7 +185,7 @@ def test_what_is_typed_wrong_is_told_before_anything_is_built(project, environ):
         (["--module-name", "trainer.tusk", "--package-path", project / "trainer"], 1, "has no module trainer.tusk"),
         (["--module-name", "trainer.task", "--package-path", project], 1, "Did you mean"),
         (["--module-name", "trainer/task.py"], 1, "joined by dots"),
-        (["--module-name", "trainer.task", "--runtime-version", "1.4"], 1, "'1.4' is not offered"),
+        (["--module-name", "trainer.task", "--runtime-version", "1.40"], 1, "'1.40' is not offered"),
         (["--module-name", "trainer.task", "--worker-count", "-1"], 2, "--worker-count"),
         (["--package-path", project / "trainer"], 2, "--module-name"),
     ]:

@@ -135,6 +135,7 @@ def test_a_version_of_an_old_runtime_answers_on_the_nearest_and_shows_what_was_a
     assert found["state"] == "READY"
     assert {name: found[name] for name in asked} == asked
     assert ml.fares(model) == ml.fares("taxi", "cheap")
+    ml.wait(ml.call("DELETE", f"{ml.project}/models/{model}/versions/v"))
 
 
 def test_a_model_tells_its_default_version(ml, taxi):
