@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from conftest import run_cli
 
 from taxiway import server as house
-from taxiway.api import audit_entries
+from taxiway.api import audit_entries, wire
 from taxiway.db.tables import audit as table
 from taxiway.iam import audit, keys, members, policies, projects
 from taxiway.iam.audit import ACTIVITY, DATA_ACCESS, Audit, Entry
@@ -321,11 +321,12 @@ def test_what_a_route_asks_within_is_named_by_the_permission(server, log):
     """Rows of service accounts look up whose the account is before they ask."""
     email = json.loads(server.key.read_text())["client_email"]
     path = f"/v1/projects/{server.project}/serviceAccounts/{email}/keys"
+    began = wire.timestamp(time.time())  # other tests ask for things of this account too
     made = server.call("POST", path, json={})
     assert made.status_code == 200, made.text
     assert server.http.post(path, headers=people.bearer(server, "user:eve@example.com"), json={}).status_code == 403
     assert server.call("DELETE", f"/v1/{made.json()['name']}").status_code == 200
-    found = log.waited(f'protoPayload.resourceName:"serviceAccounts/{email}"', 3)
+    found = log.waited(f'protoPayload.resourceName:"serviceAccounts/{email}" AND timestamp>="{began}"', 3)
     told = [
         (each["protoPayload"]["methodName"], each["httpRequest"]["status"], each["protoPayload"]["serviceName"])
         for each in found
