@@ -18,7 +18,7 @@ from taxiway.api.call import SIGNED_IN, Call, Route, within
 from taxiway.api.discovery import Method
 from taxiway.environments import runtimes
 from taxiway.iam import policies, projects
-from taxiway.jobs import queue, training
+from taxiway.jobs import queue, selection, training, units
 from taxiway.jobs.states import State
 from taxiway.models import copies, registry
 
@@ -36,6 +36,7 @@ SNAKE = {
     "pythonVersion": "python_version",
 }  # as the service told faults of versions
 MACHINES = re.compile(r"mls1-(c1-m2|c4-m2|highmem-1|highcpu-4)|n1-(standard|highmem|highcpu)-(2|4|8|16|32)")
+JOB_FIELDS = ("labels", "etag")  # that an update may name
 MODELS_LATER = ("online_prediction_logging", "online_prediction_console_logging")
 VERSIONS_LATER = (  # fields of Version that are understood and not offered yet
     "accelerator_config",
@@ -87,11 +88,28 @@ def get_job(call: Call) -> dict[str, Any]:
 
 
 def list_jobs(call: Call) -> dict[str, Any]:
-    _refuse_filter(call, "projects.jobs.list")
     size = wire.page_size(call.query)
     key = wire.page_key(call.query, tuple[int])
-    found = queue.newest(call.house.db, call.path["project"], limit=size + 1, before=key[0] if key else None)
+    having = selection.sql(call.query.get("filter", ""))
+    found = queue.newest(
+        call.house.db, call.path["project"], limit=size + 1, before=key[0] if key else None, having=having
+    )
     return wire.page("jobs", found, size, lambda job: (job.position,), lambda job: _job(call, job))
+
+
+def patch_job(call: Call) -> dict[str, Any]:
+    """Replace the labels. An etag in the body is honoured whether the mask names it or not."""
+    job = queue.get(call.house.db, call.path["project"], call.path["job"])
+    told = messages.read(schemas.Job, call.body)
+    mask = wire.mask(call.query.get("updateMask", ""), JOB_FIELDS)
+    if "etag" in mask and not told.etag:
+        raise wire.wrong("etag", "The update mask names it: send the etag of the job as you read it.")
+    etag = int.from_bytes(told.etag, "big") if told.etag else None
+    if "labels" not in mask:
+        queue.must_be(job, etag)
+        return _job(call, job)
+    names.labels(told.labels, "labels")
+    return _job(call, queue.set_labels(call.house.db, job.project, job.id, dict(told.labels), etag=etag))
 
 
 def cancel_job(call: Call) -> dict[str, Any]:
@@ -126,9 +144,14 @@ def _job(call: Call, job: queue.Job) -> dict[str, Any]:
             job_position=position,
             labels=job.labels,
             etag=_etag(job.etag),
-            training_output=schemas.TrainingOutput() if job.ended else None,
+            training_output=_output(job) if job.ended else None,
         )
     )
+
+
+def _output(job: queue.Job) -> schemas.TrainingOutput:
+    used = units.consumed(job.training.scale_tier, started=job.started, ended=job.ended)
+    return schemas.TrainingOutput(consumed_ml_units=used)
 
 
 # --- models ---
@@ -452,6 +475,7 @@ OFFERED: dict[str, tuple[str, Callable[[Call], Any]]] = {
     "projects.jobs.create": ("ml.jobs.create", create_job),
     "projects.jobs.get": ("ml.jobs.get", get_job),
     "projects.jobs.list": ("ml.jobs.list", list_jobs),
+    "projects.jobs.patch": ("ml.jobs.update", patch_job),
     "projects.jobs.cancel": ("ml.jobs.cancel", cancel_job),
     "projects.jobs.getIamPolicy": ("ml.jobs.getIamPolicy", get_job_policy),
     "projects.jobs.setIamPolicy": ("ml.jobs.setIamPolicy", set_job_policy),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +62,15 @@ def training(
     runtime_version: Annotated[str, typer.Option(help="See: taxiway runtimes list")] = DEFAULT_RUNTIME,
     python_version: Annotated[str | None, typer.Option(help="Such as 3.11 (default: the runtime's).")] = None,
     labels: Annotated[str | None, typer.Option(metavar="KEY=VALUE,...", help="Labels.")] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="0 to 1000: of two waiting jobs the higher starts first.")
+    ] = None,
+    max_wait_time: Annotated[
+        str | None, typer.Option(help="Cancelled if it does not run within, such as 7200s.")
+    ] = None,
+    max_running_time: Annotated[
+        str | None, typer.Option(help="Cancelled if it runs longer (default: 604800s, seven days).")
+    ] = None,
     stream_logs: Annotated[bool, typer.Option("--stream-logs", help="Print the log until the job ends.")] = False,
     asynchronous: Annotated[bool, typer.Option("--async", help="Return at once, as without it.")] = False,
     project: options.Project = None,
@@ -73,6 +83,8 @@ def training(
     names.python_module(module_name, "trainingInput.pythonModule")
     server = client.connect(project)
     held = _packages(package_path, packages, module_name)
+    scheduling = {"priority": priority, "maxWaitTime": max_wait_time, "maxRunningTime": max_running_time}
+    scheduling = {name: value for name, value in scheduling.items() if value is not None}
     body = {
         "jobId": job,
         "labels": _labels(labels),
@@ -85,6 +97,7 @@ def training(
             "packageUris": _upload(server, held, _staging(held, staging_bucket, job_dir, job)),
             **({"jobDir": job_dir} if job_dir else {}),
             **({"pythonVersion": python_version} if python_version else {}),
+            **({"scheduling": scheduling} if scheduling else {}),
         },
     }
     made = server.post(f"/v1/projects/{server.project}/jobs", body)
@@ -100,13 +113,19 @@ def training(
 
 @app.command(epilog=options.example("taxiway jobs describe fares_1"))
 def describe(job: Job, project: options.Project = None, format: options.Format = None) -> None:
-    """Print all that is known of a job."""
+    """Print all that is known of a job; of one that is queued, also why it waits."""
     server = client.connect(project)
-    printing.show(server.get(_path(server, job)), format)
+    found = server.get(_path(server, job))
+    printing.show(found, format)
+    if found.get("state") == "QUEUED":
+        _explain(server, found)
 
 
-@app.command("list", epilog=options.example("taxiway jobs list --limit 5"))
+@app.command("list", epilog=options.example("taxiway jobs list --limit 5 --filter 'jobId:fares* AND state:FAILED'"))
 def list_jobs(
+    filter: Annotated[
+        str, typer.Option(help="Only those: jobId, state, labels.KEY, createTime, startTime, endTime; AND, OR, NOT.")
+    ] = "",
     limit: Annotated[int | None, typer.Option(help="At most so many.")] = None,
     project: options.Project = None,
     format: options.Format = None,
@@ -114,7 +133,7 @@ def list_jobs(
     """List the project's jobs, the newest first."""
     server = client.connect(project)
     rows: list[dict[str, Any]] = []
-    for row in server.items(f"/v1/projects/{server.project}/jobs", "jobs", pageSize=100):
+    for row in server.items(f"/v1/projects/{server.project}/jobs", "jobs", pageSize=100, filter=filter):
         if limit is not None and len(rows) >= limit:
             break
         rows.append(row)
@@ -124,6 +143,32 @@ def list_jobs(
         ("CREATED", lambda row: printing.date(row.get("createTime"))),
     ]
     printing.show_list(rows, columns, format)
+
+
+@app.command(epilog=options.example("taxiway jobs update fares_1 --update-labels owner=ann,phase=try"))
+def update(
+    job: Job,
+    update_labels: Annotated[str, typer.Option(metavar="KEY=VALUE,...", help="Labels to set.")] = "",
+    remove_labels: Annotated[str, typer.Option(metavar="KEY,...", help="Labels to take away.")] = "",
+    clear_labels: Annotated[bool, typer.Option("--clear-labels", help="Take all away, and then set.")] = False,
+    project: options.Project = None,
+    format: options.Format = None,
+) -> None:
+    """Change a job's labels, in whatever state it is."""
+    if not (update_labels or remove_labels or clear_labels):
+        raise typer.BadParameter("give --update-labels, --remove-labels or --clear-labels")
+    if remove_labels and clear_labels:
+        raise typer.BadParameter("--remove-labels and --clear-labels cannot both be given")
+    told, gone = _labels(update_labels, "--update-labels"), set(remove_labels.split(","))
+
+    def changed(found: dict[str, Any]) -> dict[str, str]:
+        held = {} if clear_labels else found.get("labels", {})
+        return {key: value for key, value in {**held, **told}.items() if key not in gone}
+
+    server = client.connect(project)
+    updated = _relabelled(server, job, changed)
+    say(f"Updated job [{job}].")
+    printing.show(updated, format)
 
 
 @app.command(epilog=options.example("taxiway jobs cancel fares_1"))
@@ -230,12 +275,34 @@ def _upload(server: Client, held: list[packaging.Package | str], staging: tuple[
     return uris
 
 
-def _labels(text: str | None) -> dict[str, str]:
+def _relabelled(server: Client, job: str, changed: Callable[[dict[str, Any]], dict[str, str]]) -> dict[str, Any]:
+    """The job with other labels; again if it changed in between (its etag says so), as a running one does by itself."""
+    for _ in range(storage.RETRIES):
+        found = server.get(_path(server, job))
+        body = {"labels": changed(found), "etag": found["etag"]}
+        try:
+            return server.call("PATCH", _path(server, job), json=body, params={"updateMask": "labels,etag"})
+        except client.Refused as error:
+            if error.code != 409:
+                raise
+    raise errors.Aborted(f"The job {job} is changed by others all the time. Try again.")
+
+
+def _explain(server: Client, job: dict[str, Any]) -> None:
+    """Why a queued job waits: how many are ahead of it now, and what the server said when there was no room for it."""
+    ahead = int(job.get("jobPosition", 0))
+    starts = "job starts" if ahead == 1 else "jobs start"
+    say(f"Job [{job['jobId']}] is queued: {ahead or 'no'} queued {starts} before it.")
+    for message in list(tail.messages(server, job["jobId"], "Waiting for another job to end: "))[-1:]:
+        say(f"When it was queued: {message}")
+
+
+def _labels(text: str | None, flag: str = "--labels") -> dict[str, str]:
     labels = {}
     for pair in filter(None, (text or "").split(",")):
         key, equals, value = pair.partition("=")
         if not equals:
-            raise typer.BadParameter(f"--labels: {pair!r} must be KEY=VALUE")
+            raise typer.BadParameter(f"{flag}: {pair!r} must be KEY=VALUE")
         labels[key] = value
     return labels
 

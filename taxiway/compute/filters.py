@@ -86,6 +86,16 @@ def sql(text: str, fields: Fields = LINES) -> sa.ColumnElement[bool]:
     return _Parser(text, lambda *asked: _condition(fields, *asked)).whole()
 
 
+def condition(
+    text: str, compared: Callable[[str, str, str, Wrong], sa.ColumnElement[bool]], *, example: str
+) -> sa.ColumnElement[bool]:
+    """A filter over other rows than a log's: `compared` answers for (field, comparison, value); an empty one is true.
+
+    What it cannot answer it raises by `Wrong`, with a sentence. `example` is a field, to be named to who gave none.
+    """
+    return _Parser(text, compared, example).whole()
+
+
 def asked(text: str) -> list[tuple[str, str]]:
     """(field, value) of every comparison of a filter, but for what a NOT excludes. Raises InvalidArgument."""
     found: list[tuple[str, str]] = []
@@ -104,9 +114,15 @@ Wrong = Callable[[str], errors.InvalidArgument]
 
 
 class _Parser:
-    def __init__(self, text: str, condition: Callable[[str, str, str, Wrong], sa.ColumnElement[bool]]) -> None:
+    def __init__(
+        self,
+        text: str,
+        condition: Callable[[str, str, str, Wrong], sa.ColumnElement[bool]],
+        example: str = "resource.labels.job_id",
+    ) -> None:
         self.text = text
         self.condition = condition
+        self.example = example
         self.negated = False
         self.at = 0
         self.depth = 0
@@ -158,7 +174,7 @@ class _Parser:
         self.comparisons += 1
         if self.comparisons > MOST:
             raise self._wrong(f"has more than {MOST} comparisons")
-        name = self._value("a field, such as resource.labels.job_id")
+        name = self._value(f"a field, such as {self.example}")
         token = self._peek()
         if token is None or token[0] != "compare":
             raise self._wrong(f"expected a comparison after {name}")
@@ -209,7 +225,7 @@ def _condition(fields: Fields, name: str, compare: str, value: str, wrong: Wrong
     if name in fields.ignored:
         return sa.true()
     if name in TIMES:
-        return _compared(fields.time, compare, fields.moment(_nine_digits(value, wrong)))
+        return _compared(fields.time, compare, fields.moment(nine_digits(value, wrong)))
     if name in fields.others:
         column, read = fields.others[name]
         try:
@@ -236,7 +252,7 @@ def _severity(column: sa.ColumnElement[str], compare: str, value: str, wrong: Wr
     return column.in_([name for index, name in enumerate(SEVERITIES) if compared(index, rank)])
 
 
-def _nine_digits(moment: str, wrong: Wrong) -> str:
+def nine_digits(moment: str, wrong: Wrong) -> str:
     """A time as `logs.stamp` writes it: clients send any number of digits and any zone; lines are compared as text."""
     match = re.fullmatch(r"(\d{4}-\d\d-\d\d)(?:[Tt](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-]\d\d:\d\d)))?", moment)
     try:
@@ -245,5 +261,5 @@ def _nine_digits(moment: str, wrong: Wrong) -> str:
         day, clock, fraction, zone = match.groups()
         there = datetime.fromisoformat(f"{day}T{clock or '00:00:00'}{zone or '+00:00'}")
     except ValueError as error:
-        raise wrong(f"{moment} is no time; expected one such as 2026-01-31T12:00:00Z") from error
+        raise wrong(f'{moment} is no time; expected one in quotes, such as "2026-01-31T12:00:00Z"') from error
     return f"{there.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%S}.{(fraction or '').ljust(9, '0')}Z"

@@ -221,6 +221,8 @@ jobs = sa.Table(
     sa.Column("project", sa.Text, sa.ForeignKey("projects.id"), primary_key=True),
     _text("id", primary_key=True),
     _whole("position", index=True),  # order of arrival: oldest first out of the queue
+    _whole("priority", server_default="0"),  # before that: the higher first
+    _time("wait_until", nullable=True),  # a job that has not run by then is cancelled; null: it may wait for ever
     _text("state"),
     sa.Column("error", sa.Text),
     sa.Column("training", sa.JSON, nullable=False),  # TrainingInput

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from taxiway.compute import logs
 from taxiway.db.database import Database
 from taxiway.db.tables import jobs
 from taxiway.iam import policies
-from taxiway.jobs import states
+from taxiway.jobs import scheduling, states
 from taxiway.jobs.states import State
 from taxiway.schemas import TrainingInput
 
@@ -22,6 +23,9 @@ ACCEPTED = (
     "Job creation request has been successfully validated.",
     "Job {id} is queued.",
 )
+NAMED = 5  # running jobs that a waiting one is told of
+AT_ONCE = 100  # waiting jobs that are told in one transaction
+TURN = (jobs.c.priority.desc(), jobs.c.position)  # who is claimed first
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class Job:
     project: str
     id: str
     position: int
+    priority: int
+    wait_until: float | None
     state: State
     error: str | None
     training: TrainingInput
@@ -62,6 +68,8 @@ def create(
                 project=project,
                 id=job,
                 position=last + 1,
+                priority=scheduling.priority(told),
+                wait_until=scheduling.wait_until(told, created=now),
                 state=State.QUEUED.value,
                 training=msgspec.to_builtins(told),
                 labels=labels,
@@ -104,9 +112,33 @@ def set_policy(db: Database, project: str, job: str, bindings: list[dict[str, An
     return db.write(save)
 
 
-def newest(db: Database, project: str, *, limit: int, before: int | None = None) -> list[Job]:
-    """Up to `limit` jobs of a project, newest first; of those only that arrived before a position."""
+def set_labels(db: Database, project: str, job: str, labels: dict[str, str], *, etag: int | None) -> Job:
+    """Replace the labels of a job. Raises Aborted unless `etag` is None or the job's present one, NotFound."""
+
+    def save(tx: sa.Connection) -> Job:
+        must_be(read(tx, project, job), etag)
+        tx.execute(jobs.update().where(_is(project, job)).values(labels=labels, etag=jobs.c.etag + 1))
+        return read(tx, project, job)
+
+    return db.write(save)
+
+
+def must_be(job: Job, etag: int | None) -> None:
+    """Raise Aborted if a job has changed since somebody read it; `etag` None: nobody asks."""
+    if etag is not None and etag != job.etag:
+        raise errors.Aborted(
+            f"The etag does not match: {names.job_name(job.project, job.id)} has changed since it was read "
+            f"(it is {job.state.value} now). Read it again, or leave the etag out."
+        )
+
+
+def newest(
+    db: Database, project: str, *, limit: int, before: int | None = None, having: sa.ColumnElement[bool] | None = None
+) -> list[Job]:
+    """Up to `limit` jobs of a project, newest first; of those only that arrived before a position, and are `having`."""
     asked = sa.select(jobs).where(jobs.c.project == project).order_by(jobs.c.position.desc()).limit(limit)
+    if having is not None:
+        asked = asked.where(having)
     if before is not None:
         asked = asked.where(jobs.c.position < before)
     with db.read() as rows:
@@ -115,7 +147,10 @@ def newest(db: Database, project: str, *, limit: int, before: int | None = None)
 
 def ahead(db: Database, job: Job) -> int:
     """How many queued jobs will be claimed before this one: 0 is next."""
-    count = sa.select(sa.func.count()).where(jobs.c.state == State.QUEUED.value, jobs.c.position < job.position)
+    earlier = (jobs.c.priority == job.priority) & (jobs.c.position < job.position)
+    count = sa.select(sa.func.count()).where(
+        jobs.c.state == State.QUEUED.value, (jobs.c.priority > job.priority) | earlier
+    )
     with db.read() as rows:
         return int(rows.execute(count).scalar_one())
 
@@ -126,11 +161,11 @@ def waiting(rows: sa.Connection, *, now: float, queued: bool = True) -> bool:
 
 
 def claim(tx: sa.Connection, *, worker: str, now: float, lease: float, queued: bool = True) -> Job | None:
-    """Take a job whose worker fell silent, else (if `queued`) the oldest queued one; None if there is none."""
+    """Take a job whose worker fell silent, else (if `queued`) the first queued one; None if there is none."""
     row = tx.execute(
         sa.select(jobs)
         .where(_claimable(now, queued))
-        .order_by(jobs.c.state == State.QUEUED.value, jobs.c.position)  # the abandoned first: they were promised
+        .order_by(jobs.c.state == State.QUEUED.value, *TURN)  # the abandoned first: they were promised
         .limit(1)
     ).first()
     if row is None:
@@ -201,6 +236,70 @@ def cancel(db: Database, project: str, job: str, *, now: float) -> Job:
         return move(tx, project, job, State.CANCELLING)
 
     return db.write(save)
+
+
+def waited_out(db: Database, *, now: float) -> list[Job]:
+    """The queued jobs whose maxWaitTime is over."""
+    late = (jobs.c.state == State.QUEUED.value) & (jobs.c.wait_until < now)
+    with db.read() as rows:
+        return [_job(row) for row in rows.execute(sa.select(jobs).where(late))]
+
+
+def cancel_if_over(db: Database, project: str, job: str, *, now: float) -> bool:
+    """Cancel a job that has waited or run longer than it may, and say so; False for one that may go on, or has ended.
+
+    The row is judged as it is now: one that began to run meanwhile waits no more.
+    """
+
+    def save(tx: sa.Connection) -> bool:
+        found = read(tx, project, job)
+        why = scheduling.over(found.training, created=found.created, started=found.started, now=now)
+        if not why or found.state is State.CANCELLING or found.state in states.FINAL:
+            return False
+        logs.say(tx, project, job, why, severity="ERROR", now=now)
+        if found.state is State.QUEUED:
+            logs.say(tx, project, job, "Job cancelled.", now=now)
+            move(tx, project, job, State.CANCELLED, error=why, ended=now)
+        else:
+            move(tx, project, job, State.CANCELLING, error=why)
+        return True
+
+    return db.write(save)
+
+
+def last_queued(db: Database) -> int:
+    """The highest position of a queued job; 0 if none is."""
+    with db.read() as rows:
+        queued = jobs.c.state == State.QUEUED.value
+        return int(rows.execute(sa.select(sa.func.max(jobs.c.position)).where(queued)).scalar() or 0)
+
+
+def explain(tx: sa.Connection, *, most: int, after: int, now: float) -> int:
+    """Say in the log of queued jobs that arrived after a position why they wait; up to which position it was said.
+
+    For when there is no room. Jobs that run are named if they are of the job's own project; those that do not come to
+    their turn within this call are told in the next.
+    """
+    queued = sa.select(jobs.c.project, jobs.c.id, jobs.c.position).where(jobs.c.state == State.QUEUED.value)
+    waiting = tx.execute(queued.order_by(*TURN)).all()
+    untold: list[int] = sorted(each.position for each in waiting if each.position > after)[:AT_ONCE]
+    held = jobs.c.state.in_([state.value for state in states.HELD])
+    running = tx.execute(sa.select(jobs.c.project, jobs.c.id).where(held).order_by(jobs.c.position)).all()
+    if not untold or not running:  # none: room has come meanwhile
+        return after
+    for ahead, each in enumerate(waiting):
+        if after < each.position <= untold[-1]:
+            own = [other.id for other in running if other.project == each.project]
+            logs.say(tx, each.project, each.id, _reason(own, len(running), most, ahead), now=now)
+    return untold[-1]
+
+
+def _reason(own: Sequence[str], running: int, most: int, ahead: int) -> str:
+    elsewhere = [f"{running - len(own)} of other projects"] if running > len(own) else []
+    more = [f"{len(own) - NAMED} more"] if len(own) > NAMED else []
+    named = ", ".join([*own[:NAMED], *more, *elsewhere])
+    first = f"{ahead} queued {'job starts' if ahead == 1 else 'jobs start'}" if ahead else "no queued job starts"
+    return f"Waiting for another job to end: {running} run ({named}), {most} may at once, and {first} before this one."
 
 
 def _claimable(now: float, queued: bool) -> sa.ColumnElement[bool]:

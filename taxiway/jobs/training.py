@@ -13,6 +13,7 @@ from taxiway.db.database import Database
 from taxiway.environments import packages, runtimes
 from taxiway.iam import members, policies, projects
 from taxiway.iam.members import Caller
+from taxiway.jobs import scheduling
 from taxiway.schemas import TrainingInput
 from taxiway.storage import buckets, objects
 
@@ -40,7 +41,6 @@ LATER = (  # fields of TrainingInput that are understood and not offered yet
     "parameter_server_config",
     "parameter_server_count",
     "parameter_server_type",
-    "scheduling",
     "service_account",
     "use_chief_in_tf_config",
     "worker_config",
@@ -108,6 +108,8 @@ def _faults_of_training(told: TrainingInput) -> Iterator[Fault]:
         yield from _faults(names.gs, told.job_dir, "trainingInput.jobDir")
     if told.scale_tier not in (None, TIER):
         yield "trainingInput.scaleTier", f"{told.scale_tier} is not offered yet; use {TIER}."
+    if told.scheduling is not None:
+        yield from scheduling.faults(told.scheduling)
     for name in LATER:
         if getattr(told, name):
             camel = name.split("_")[0] + "".join(part.title() for part in name.split("_")[1:])

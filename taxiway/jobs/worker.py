@@ -21,7 +21,7 @@ from taxiway.compute.local import Local
 from taxiway.db.database import Database
 from taxiway.iam import projects
 from taxiway.iam.keys import Keys
-from taxiway.jobs import queue
+from taxiway.jobs import queue, scheduling
 from taxiway.jobs.queue import Job
 from taxiway.jobs.states import State
 from taxiway.settings import Settings
@@ -33,6 +33,7 @@ TICK_S = 0.5  # at the latest; a report or a new job wakes the worker at once
 TRIES = 3  # attempts of a job whose replica goes without a word
 HANDS = 8
 WORDS = 1000  # lines in one commit
+ADOPT_S = 5.0  # a server that has just started hears first what its jobs' replicas did meanwhile
 KIND = "job"
 
 
@@ -49,6 +50,8 @@ class Worker:
         self._woken = threading.Event()
         self._ending = threading.Event()
         self._renewed = 0.0
+        self._listens = 0.0  # from when on jobs are held to their times
+        self._explained = 0  # the position up to which queued jobs were told why they wait
         self._busy: set[tuple[str, str]] = set()  # jobs that a thread is at
         self._hands = ThreadPoolExecutor(max_workers=HANDS, thread_name_prefix="taxiway-job")
         self._thread = threading.Thread(target=self._run, name="taxiway-jobs", daemon=True)
@@ -56,6 +59,7 @@ class Worker:
     def start(self) -> None:
         queue.release_all(self.db)  # this server holds the home's lock: whoever held them is gone
         self._sweep()
+        self._listens = time.time() + ADOPT_S
         self._thread.start()
 
     def wake(self) -> None:
@@ -88,6 +92,8 @@ class Worker:
         if now - self._renewed > LEASE_S / 4:
             queue.renew(self.db, worker=self.name, until=now + LEASE_S)
             self._renewed = now
+        for late in queue.waited_out(self.db, now=now):
+            queue.cancel_if_over(self.db, late.project, late.id, now=now)
         held = queue.held_by(self.db, self.name)
         for job in held:
             self._hand_out(job)
@@ -95,6 +101,8 @@ class Worker:
         while claimed := self._claim(now, queued=room > 0):
             room -= 1
             self._hand_out(claimed)
+        if room <= 0:
+            self._explain(now)
 
     def _claim(self, now: float, *, queued: bool) -> Job | None:
         """The next job: one that was abandoned, else a queued one if there is room."""
@@ -102,6 +110,12 @@ class Worker:
             if self._ending.is_set() or not queue.waiting(rows, now=now, queued=queued):
                 return None
         return self.db.write(lambda tx: queue.claim(tx, worker=self.name, now=now, lease=LEASE_S, queued=queued))
+
+    def _explain(self, now: float) -> None:
+        """Whoever has come since is told why it waits."""
+        if queue.last_queued(self.db) > self._explained:
+            after = self._explained
+            self._explained = self.db.write(lambda tx: queue.explain(tx, most=self.most, after=after, now=now))
 
     def _hand_out(self, job: Job) -> None:
         key = (job.project, job.id)
@@ -142,6 +156,8 @@ class Worker:
         attempt = self._last_attempt(job.project, job.id)
         if job.state is State.CANCELLING:
             self._cancel(job, attempt)
+        elif self._over(job, attempt):
+            self.wake()  # it is CANCELLING now
         elif attempt is None:
             self._start(job, "Waiting for job to be provisioned.", "Waiting for training program to start.")
         elif attempt.state == "ENDED":
@@ -153,6 +169,16 @@ class Worker:
             self._launch(attempt)  # committed, and perhaps started: the engine knows
         else:
             self._watch(job, attempt)
+
+    def _over(self, job: Job, attempt: Attempt | None) -> bool:
+        """Whether the job was cancelled now, for its time; one whose replica has ended by itself is not."""
+        now = time.time()
+        if now < self._listens or not scheduling.over(job.training, created=job.created, started=job.started, now=now):
+            return False
+        ended = self.engine.poll(attempt.handle) if attempt is not None and attempt.handle else None
+        if (attempt is not None and attempt.state == "ENDED") or (ended is not None and ended.code != handles.LOST):
+            return False
+        return queue.cancel_if_over(self.db, job.project, job.id, now=now)
 
     def _start(self, job: Job, *why: str) -> None:
         """Commit an attempt, then start it."""

@@ -87,6 +87,8 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("extra", sa.JSON(), server_default="{}", nullable=False))
 
     with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("priority", sa.BigInteger(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("wait_until", sa.Float(), nullable=True))
         batch_op.add_column(sa.Column("policy", sa.JSON(), server_default='{"bindings":[]}', nullable=False))
         batch_op.add_column(sa.Column("policy_version", sa.BigInteger(), server_default="1", nullable=False))
 
