@@ -108,6 +108,14 @@ def test_versions_of_one_name_are_paged_by_their_generation(house):
     assert [each.deleted is None for each in items] == [False] * 6 + [True, True]
 
 
+def test_each_generation_of_a_name_that_is_a_prefix_is_shown_and_the_prefix_is_told_once(house):
+    bucket = fill(house, ["a/", "a/", "a/x", "b"], versioning=True)
+    for limit in (1, 2, 3, 10):
+        items, prefixes = walk(house[0], bucket, of=Of.VERSIONS, delimiter="/", trailing=True, limit=limit)
+        assert [each.name for each in items] == ["a/", "a/", "b"]
+        assert prefixes == ["a/"]
+
+
 def limits_of(db, work):
     """What `work` asked the database for: how many rows each statement may have answered."""
     work()  # so that there is a connection to listen on

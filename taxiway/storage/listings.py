@@ -61,10 +61,10 @@ def page(
     """Objects by name, then generation, from `start` and its `generation` on (and before `end`, if given).
 
     Names are in UTF-8 order. With a delimiter, those that contain it after the prefix are told once, by what they
-    share, as `prefixes`; an object named exactly as a prefix is among the items too if `trailing`. A glob chooses among
-    the items and the prefixes, after they were made. The index is sought past each prefix, so a listing costs what it
-    shows, whatever it skips; where a glob or a kind shows few of many rows, a page ends early. Raises NotFound for a
-    bucket that does not exist.
+    share, as `prefixes`; an object named exactly as a prefix is among the items too if `trailing`, in each of its
+    generations. A glob chooses among the items and the prefixes, after they were made. The index is sought past each
+    prefix, so a listing costs what it shows, whatever it skips; where a glob or a kind shows few of many rows, a page
+    ends early, between two names. Raises NotFound for a bucket that does not exist.
     """
     begin = max(prefix, glob.literal if glob else "")
     start, generation = (start, generation) if start >= begin else (begin, 0)
@@ -73,37 +73,46 @@ def page(
     items: list[Object] = []
     prefixes: list[str] = []
     looked, fetch = 0, limit + 1 if not delimiter and glob is None else 16
+    # Names, and a prefix; a page may start within a name whose earlier generations were shown, and so told as a prefix.
+    seen = shown = told = start if generation else ""
     with db.snapshot() as look:
         if not look(_BUCKET, {"bucket": bucket}):
             raise errors.NotFound(f"The bucket gs://{bucket} does not exist. Make it: taxiway storage mb gs://{bucket}")
         while True:
             fetch = min(fetch, limit + 1)
             found = _rows(look, of, bucket, start, generation, end, fetch)
-            group = ""
+            past = ""
             for row in found:
-                if looked >= LOOKED or len(items) + len(prefixes) >= limit:
-                    return Page(items, prefixes, row[_NAME], row[_GENERATION])
-                looked += 1
+                name = row[_NAME]
+                cut = name.find(delimiter, len(prefix)) if delimiter else -1
+                group = name[: cut + len(delimiter)] if cut >= 0 else ""
+                itself = trailing and name == group
+                if group and group == told and not itself:
+                    past = group
+                    break
+                if len(items) + len(prefixes) >= limit or (looked >= LOOKED and name != seen):
+                    return Page(items, prefixes, name, row[_GENERATION] if name == shown else 0)
+                looked, seen = looked + 1, name
                 if not _IS[of](row):
                     continue
-                cut = row[_NAME].find(delimiter, len(prefix)) if delimiter else -1
-                if cut >= 0:
-                    group = row[_NAME][: cut + len(delimiter)]
-                if group and (glob is None or glob.matches(group)):
+                shown = name
+                if group and group != told and (glob is None or glob.matches(group)):
                     prefixes.append(group)
-                if (not group or (trailing and row[_NAME] == group)) and (glob is None or glob.matches(row[_NAME])):
+                told = group
+                if (not group or itself) and (glob is None or glob.matches(name)):
                     items.append(objects.of_row(row))
-                if group:
+                if group and not itself:
+                    past = group
                     break
-            if not group and len(found) < fetch:
+            if not past and len(found) < fetch:
                 return Page(items, prefixes, "")
-            if group:
-                start, generation = after_all(group), 0
+            if past:
+                start, generation = after_all(past), 0
             else:
                 start, generation = found[-1][_NAME], found[-1][_GENERATION] + 1
             if not start or (end and start >= end):
                 return Page(items, prefixes, "")
-            fetch = 4 if group else fetch * 4  # groups often follow one another, and so do plain names
+            fetch = 4 if past else fetch * 4  # groups often follow one another, and so do plain names
 
 
 def pages(db: Database, bucket: str, *, of: Of = Of.LIVE, prefix: str = "", limit: int = PAGE) -> Iterator[Page]:
