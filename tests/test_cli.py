@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from taxiway import errors
 from taxiway.address import Address
-from taxiway.cli import app, client, copying, host, objects, packaging, predict, printing, storage, tail
+from taxiway.cli import app, client, copying, host, objects, packaging, policies, predict, printing, tail
 
 HERE = Address(
     pid=1,
@@ -307,11 +307,11 @@ def test_an_objects_name_cannot_lead_out_of_the_folder_it_is_copied_to(tmp_path)
 
 
 def test_a_member_is_granted_once_and_taken_back_without_an_empty_binding():
-    granted = storage.with_member({"etag": "e", "bindings": []}, "user:a", "roles/x")
-    assert storage.with_member(granted, "user:a", "roles/x") == granted
-    assert storage.without_member(granted, "user:a", "roles/x") == {"etag": "e", "bindings": []}
+    granted = policies.with_member({"etag": "e", "bindings": []}, "user:a", "roles/x")
+    assert policies.with_member(granted, "user:a", "roles/x") == granted
+    assert policies.without_member(granted, "user:a", "roles/x") == {"etag": "e", "bindings": []}
     with pytest.raises(errors.NotFound, match="user:b"):
-        storage.without_member(granted, "user:b", "roles/x")
+        policies.without_member(granted, "user:b", "roles/x")
 
 
 def test_every_shape_of_googles_errors_is_read():

@@ -8,9 +8,9 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # httpx has a command line of its own, which it can do without, and which would cost every command of ours 0.2 s.
 sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
@@ -23,6 +23,9 @@ from taxiway.cli.logins import Login  # noqa: E402
 
 TIMEOUT = httpx.Timeout(60, connect=5, read=300)  # seconds; a prediction or a rewrite of a large object takes its time
 
+T = TypeVar("T")
+
+ATTEMPTS = 5  # at a change that somebody else was quicker with
 EARLY_S = 300  # a login's token is made anew before it expires
 NAMED = "It is the one that TAXIWAY_URL names."
 
@@ -66,6 +69,20 @@ class Refused(errors.Error):
         self.code = code
         self.status = status
         super().__init__(message)
+
+
+def unless_overtaken(attempt: Callable[[], T], what: str) -> T:
+    """What an attempt answers that reads, changes and writes; made again if somebody else wrote in between.
+
+    Raises Aborted if that happens every time.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            return attempt()
+        except Refused as error:  # noqa: PERF203 (an attempt is a request)
+            if error.code not in (409, 412):  # what was read has another etag by now
+                raise
+    raise errors.Aborted(f"{what} is changed by others all the time. Try again.")
 
 
 class Client:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from taxiway import errors, names
-from taxiway.cli import client, objects, options, packaging, policies, printing, storage, tail, transfer
+from taxiway.cli import client, objects, options, packaging, policies, printing, tail, transfer
 from taxiway.cli.client import Client
 from taxiway.cli.printing import say
 
@@ -194,33 +194,33 @@ GRANT = "fares_1 --member user:ann@example.com --role roles/ml.jobOwner"
 def get_iam_policy(job: Job, project: options.Project = None, format: options.Format = None) -> None:
     """Print who may do what with a job, beside whoever may in the whole project."""
     server = client.connect(project)
-    printing.show(policies.get(server, _path(server, job)), format)
+    printing.show(policies.of_ml(server, _path(server, job)).read(), format)
 
 
 @app.command("add-iam-policy-binding", epilog=options.example(f"taxiway jobs add-iam-policy-binding {GRANT}"))
 def add_iam_policy_binding(
     job: Job,
-    member: storage.Member,
-    role: policies.Role,
+    member: policies.Member,
+    role: policies.OfMl,
     project: options.Project = None,
     format: options.Format = None,
 ) -> None:
     """Grant a role on a job."""
     server = client.connect(project)
-    printing.show(policies.grant(server, _path(server, job), member, role), format)
+    printing.show(policies.grant(policies.of_ml(server, _path(server, job)), member, role), format)
 
 
 @app.command("remove-iam-policy-binding", epilog=options.example(f"taxiway jobs remove-iam-policy-binding {GRANT}"))
 def remove_iam_policy_binding(
     job: Job,
-    member: storage.Member,
-    role: policies.Role,
+    member: policies.Member,
+    role: policies.OfMl,
     project: options.Project = None,
     format: options.Format = None,
 ) -> None:
     """Take a role on a job back."""
     server = client.connect(project)
-    printing.show(policies.take_back(server, _path(server, job), member, role), format)
+    printing.show(policies.take_back(policies.of_ml(server, _path(server, job)), member, role), format)
 
 
 def _path(server: Client, job: str) -> str:
@@ -277,15 +277,13 @@ def _upload(server: Client, held: list[packaging.Package | str], staging: tuple[
 
 def _relabelled(server: Client, job: str, changed: Callable[[dict[str, Any]], dict[str, str]]) -> dict[str, Any]:
     """The job with other labels; again if it changed in between (its etag says so), as a running one does by itself."""
-    for _ in range(storage.RETRIES):
+
+    def attempt() -> dict[str, Any]:
         found = server.get(_path(server, job))
         body = {"labels": changed(found), "etag": found["etag"]}
-        try:
-            return server.call("PATCH", _path(server, job), json=body, params={"updateMask": "labels,etag"})
-        except client.Refused as error:
-            if error.code != 409:
-                raise
-    raise errors.Aborted(f"The job {job} is changed by others all the time. Try again.")
+        return server.call("PATCH", _path(server, job), json=body, params={"updateMask": "labels,etag"})
+
+    return client.unless_overtaken(attempt, f"The job {job}")
 
 
 def _explain(server: Client, job: dict[str, Any]) -> None:

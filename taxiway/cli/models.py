@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from taxiway import errors, names
-from taxiway.cli import client, objects, options, policies, printing, storage, transfer
+from taxiway.cli import client, objects, options, policies, printing, transfer
 from taxiway.cli.client import Client, Refused
 from taxiway.cli.jobs import DEFAULT_RUNTIME
 from taxiway.cli.printing import say
@@ -88,21 +88,21 @@ def get_iam_policy(
 ) -> None:
     """Print who may do what with a model, beside whoever may in the whole project."""
     server = client.connect(project)
-    printing.show(policies.get(server, _model(server, model)), format)
+    printing.show(policies.of_ml(server, _model(server, model)).read(), format)
 
 
 @models.command("add-iam-policy-binding", epilog=options.example(f"taxiway models add-iam-policy-binding {GRANT}"))
 def add_iam_policy_binding(
     model: Model,
-    member: storage.Member,
-    role: policies.Role,
+    member: policies.Member,
+    role: policies.OfMl,
     region: options.Region = None,
     project: options.Project = None,
     format: options.Format = None,
 ) -> None:
     """Grant a role on a model and its versions."""
     server = client.connect(project)
-    printing.show(policies.grant(server, _model(server, model), member, role), format)
+    printing.show(policies.grant(policies.of_ml(server, _model(server, model)), member, role), format)
 
 
 @models.command(
@@ -110,15 +110,15 @@ def add_iam_policy_binding(
 )
 def remove_iam_policy_binding(
     model: Model,
-    member: storage.Member,
-    role: policies.Role,
+    member: policies.Member,
+    role: policies.OfMl,
     region: options.Region = None,
     project: options.Project = None,
     format: options.Format = None,
 ) -> None:
     """Take a role on a model back."""
     server = client.connect(project)
-    printing.show(policies.take_back(server, _model(server, model), member, role), format)
+    printing.show(policies.take_back(policies.of_ml(server, _model(server, model)), member, role), format)
 
 
 @versions.command(

@@ -1,40 +1,93 @@
-"""Who may do what with one model or one job: the policy read, changed and written, whoever else writes meanwhile."""
+"""Who may do what: the policy of a project, a bucket, a model or a job, read, changed and written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from taxiway import errors
-from taxiway.cli import client, storage
+from taxiway import errors, names
+from taxiway.cli import client, objects
 from taxiway.cli.client import Client
 
-Role = Annotated[str, typer.Option(help="What they may: roles/ml.modelUser, roles/ml.modelOwner, roles/ml.jobOwner.")]
+Member = Annotated[str, typer.Option(help="Who: serviceAccount:EMAIL, user:EMAIL, allUsers ...")]
+Role = Annotated[str, typer.Option(help="What they may: roles/storage.objectViewer, roles/ml.developer ...")]
+OfMl = Annotated[str, typer.Option(help="What they may: roles/ml.modelUser, roles/ml.modelOwner, roles/ml.jobOwner.")]
+
+Bindings = dict[str, Any]  # {"bindings": [{"role", "members"}], "etag"}
 
 
-def get(server: Client, path: str) -> dict[str, Any]:
-    return server.get(f"{path}:getIamPolicy")
+class Policy(NamedTuple):
+    """What has a policy, and how that is read and written."""
+
+    what: str
+    read: Callable[[], Bindings]
+    write: Callable[[Bindings], Bindings]
 
 
-def grant(server: Client, path: str, member: str, role: str) -> dict[str, Any]:
-    """Give a member a role on what is at the path; the policy then."""
-    return _changed(server, path, lambda policy: storage.with_member(policy, member, role))
+def of_project(server: Client) -> Policy:
+    path = f"/v1/projects/{server.project}"
+    return Policy(
+        path.removeprefix("/v1/"),
+        lambda: server.post(f"{path}:getIamPolicy", {}),
+        lambda policy: server.post(f"{path}:setIamPolicy", {"policy": policy}),
+    )
 
 
-def take_back(server: Client, path: str, member: str, role: str) -> dict[str, Any]:
+def of_bucket(server: Client, bucket: str) -> Policy:
+    path = f"{objects.path_of(bucket)}/iam"
+    return Policy(
+        names.join_gs(bucket),
+        lambda: server.get(path, optionsRequestedPolicyVersion=3),
+        lambda policy: server.put(path, policy),
+    )
+
+
+def of_ml(server: Client, path: str) -> Policy:
+    """Of the model or the job at a path of ML v1."""
+    return Policy(
+        path.removeprefix("/v1/"),
+        lambda: server.get(f"{path}:getIamPolicy"),
+        lambda policy: server.post(f"{path}:setIamPolicy", {"policy": policy, "updateMask": "bindings,etag"}),
+    )
+
+
+def grant(its: Policy, member: str, role: str) -> Bindings:
+    """Give a member a role; the policy then."""
+    return _changed(its, lambda policy: with_member(policy, member, role))
+
+
+def take_back(its: Policy, member: str, role: str) -> Bindings:
     """The opposite of `grant`. Raises NotFound if the member did not have the role."""
-    return _changed(server, path, lambda policy: storage.without_member(policy, member, role))
+    return _changed(its, lambda policy: without_member(policy, member, role))
 
 
-def _changed(server: Client, path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    """Again if somebody else wrote in between (its etag says so)."""
-    for _ in range(storage.RETRIES):
-        body = {"policy": change(get(server, path)), "updateMask": "bindings,etag"}
-        try:
-            return server.post(f"{path}:setIamPolicy", body)
-        except client.Refused as error:
-            if error.code != 409:
-                raise
-    raise errors.Aborted(f"{path.removeprefix('/v1/')}: its policy is changed by others all the time. Try again.")
+def with_member(policy: Bindings, member: str, role: str) -> Bindings:
+    """The policy with one more member in a role's binding."""
+    bindings = [{**binding, "members": list(binding.get("members", []))} for binding in policy.get("bindings", [])]
+    mine = next((each for each in bindings if each["role"] == role and not each.get("condition")), None)
+    if mine is None:
+        mine = {"role": role, "members": []}
+        bindings.append(mine)
+    if member not in mine["members"]:
+        mine["members"].append(member)
+    return {**policy, "bindings": bindings}
+
+
+def without_member(policy: Bindings, member: str, role: str) -> Bindings:
+    """The policy without a member in a role's binding. Raises NotFound if it was not there."""
+    bindings, found = [], False
+    for binding in policy.get("bindings", []):
+        members = list(binding.get("members", []))
+        if binding["role"] == role and member in members:
+            found = True
+            members.remove(member)
+        bindings += [{**binding, "members": members}] if members else []
+    if not found:
+        raise errors.NotFound(f"Policy binding with member {member!r} and role {role!r} not found.")
+    return {**policy, "bindings": bindings}
+
+
+def _changed(its: Policy, change: Callable[[Bindings], Bindings]) -> Bindings:
+    return client.unless_overtaken(lambda: its.write(change(its.read())), f"The policy of {its.what}")

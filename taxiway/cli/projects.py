@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from taxiway import errors
-from taxiway.cli import client, options, printing, storage
+from taxiway.cli import client, options, policies, printing
+from taxiway.cli.client import Client
 
 Named = Annotated[
     str | None,
@@ -63,8 +62,7 @@ def get_config(project: Named = None, format: options.Format = None) -> None:
 @app.command("get-iam-policy", epilog=options.example("taxiway projects get-iam-policy"))
 def get_iam_policy(project: Named = None, format: options.Format = None) -> None:
     """Print who may do what in a project."""
-    server = client.connect(project)
-    printing.show(server.post(f"/v1/projects/{server.project}:getIamPolicy", {}), format)
+    printing.show(policies.of_project(client.connect(project)).read(), format)
 
 
 @app.command(
@@ -75,12 +73,13 @@ def get_iam_policy(project: Named = None, format: options.Format = None) -> None
 )
 def add_iam_policy_binding(
     project: Annotated[str, typer.Argument(help="The project's id.")],
-    member: storage.Member,
-    role: storage.Role,
+    member: policies.Member,
+    role: policies.Role,
     format: options.Format = None,
 ) -> None:
     """Grant a role in a whole project."""
-    _change(project, lambda policy: storage.with_member(policy, member, role), format)
+    server = client.connect(project)
+    _show(server, policies.grant(policies.of_project(server), member, role), format)
 
 
 @app.command(
@@ -91,27 +90,15 @@ def add_iam_policy_binding(
 )
 def remove_iam_policy_binding(
     project: Annotated[str, typer.Argument(help="The project's id.")],
-    member: storage.Member,
-    role: storage.Role,
+    member: policies.Member,
+    role: policies.Role,
     format: options.Format = None,
 ) -> None:
     """Take a role in a whole project back."""
-    _change(project, lambda policy: storage.without_member(policy, member, role), format)
-
-
-def _change(project: str, change: Callable[[dict[str, Any]], dict[str, Any]], format: options.Form | None) -> None:
-    """Read, change and write the policy; again if somebody else wrote in between (its etag says so)."""
     server = client.connect(project)
-    path = f"/v1/projects/{server.project}"
-    for _ in range(storage.RETRIES):
-        policy = change(server.post(f"{path}:getIamPolicy", {}))
-        try:
-            changed = server.post(f"{path}:setIamPolicy", {"policy": policy})
-        except client.Refused as error:
-            if error.code != 409:
-                raise
-            continue
-        printing.say(f"Updated IAM policy for project [{server.project}].")
-        printing.show(changed, format)
-        return
-    raise errors.Aborted(f"The policy of projects/{server.project} is changed by others all the time. Try again.")
+    _show(server, policies.take_back(policies.of_project(server), member, role), format)
+
+
+def _show(server: Client, changed: policies.Bindings, format: options.Form | None) -> None:
+    printing.say(f"Updated IAM policy for project [{server.project}].")
+    printing.show(changed, format)

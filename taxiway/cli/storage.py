@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from taxiway import errors, names
-from taxiway.cli import acls, client, copying, objects, options, printing, transfer
+from taxiway.cli import acls, client, copying, objects, options, policies, printing, transfer
 from taxiway.cli.client import Client
 from taxiway.cli.objects import Found
 from taxiway.cli.printing import say
 
 Bucket = Annotated[str, typer.Argument(help="gs://BUCKET")]
-Member = Annotated[str, typer.Option(help="Who: serviceAccount:EMAIL, user:EMAIL, allUsers ...")]
-Role = Annotated[str, typer.Option(help="What they may: roles/storage.objectViewer, roles/storage.objectAdmin ...")]
 Recursive = Annotated[bool, typer.Option("-r", "-R", "--recursive", help="Folders with everything in them.")]
-
-RETRIES = 5  # of a policy that somebody else changed at the same time
 
 app = options.group("Buckets and objects.")
 buckets = options.group("Buckets and who may use them.")
@@ -192,7 +187,7 @@ def _pairs(flag: str, text: str | None) -> dict[str, str]:
 @buckets.command("get-iam-policy", epilog=options.example("taxiway storage buckets get-iam-policy gs://my-rides"))
 def get_iam_policy(bucket: Bucket, format: options.Format = None) -> None:
     """Print who may do what with a bucket."""
-    printing.show(_policy(client.connect(), _bucket(bucket)), format)
+    printing.show(_policy(bucket).read(), format)
 
 
 GRANT = "gs://my-rides --member serviceAccount:$AGENT --role roles/storage.objectAdmin"
@@ -201,45 +196,25 @@ GRANT = "gs://my-rides --member serviceAccount:$AGENT --role roles/storage.objec
 @buckets.command(
     "add-iam-policy-binding", epilog=options.example(f"taxiway storage buckets add-iam-policy-binding {GRANT}")
 )
-def add_iam_policy_binding(bucket: Bucket, member: Member, role: Role, format: options.Format = None) -> None:
+def add_iam_policy_binding(
+    bucket: Bucket, member: policies.Member, role: policies.Role, format: options.Format = None
+) -> None:
     """Grant a role on a bucket."""
-    printing.show(_change(client.connect(), _bucket(bucket), lambda policy: with_member(policy, member, role)), format)
+    printing.show(policies.grant(_policy(bucket), member, role), format)
 
 
 @buckets.command(
     "remove-iam-policy-binding", epilog=options.example(f"taxiway storage buckets remove-iam-policy-binding {GRANT}")
 )
-def remove_iam_policy_binding(bucket: Bucket, member: Member, role: Role, format: options.Format = None) -> None:
+def remove_iam_policy_binding(
+    bucket: Bucket, member: policies.Member, role: policies.Role, format: options.Format = None
+) -> None:
     """Take a role on a bucket back."""
-    printing.show(
-        _change(client.connect(), _bucket(bucket), lambda policy: without_member(policy, member, role)), format
-    )
+    printing.show(policies.take_back(_policy(bucket), member, role), format)
 
 
-def with_member(policy: dict[str, Any], member: str, role: str) -> dict[str, Any]:
-    """The policy with one more member in a role's binding."""
-    bindings = [{**binding, "members": list(binding.get("members", []))} for binding in policy.get("bindings", [])]
-    mine = next((each for each in bindings if each["role"] == role and not each.get("condition")), None)
-    if mine is None:
-        mine = {"role": role, "members": []}
-        bindings.append(mine)
-    if member not in mine["members"]:
-        mine["members"].append(member)
-    return {**policy, "bindings": bindings}
-
-
-def without_member(policy: dict[str, Any], member: str, role: str) -> dict[str, Any]:
-    """The policy without a member in a role's binding. Raises NotFound if it was not there."""
-    bindings, found = [], False
-    for binding in policy.get("bindings", []):
-        members = list(binding.get("members", []))
-        if binding["role"] == role and member in members:
-            found = True
-            members.remove(member)
-        bindings += [{**binding, "members": members}] if members else []
-    if not found:
-        raise errors.NotFound(f"Policy binding with member {member!r} and role {role!r} not found.")
-    return {**policy, "bindings": bindings}
+def _policy(url: str) -> policies.Policy:
+    return policies.of_bucket(client.connect(), _bucket(url))
 
 
 class _Lister:
@@ -344,28 +319,3 @@ def _remove(server: Client, found: Found) -> None:
 def _remove_version(server: Client, found: Found) -> None:
     generation = found.row["generation"] if found.row else ""
     server.delete(objects.path_of(found.bucket, found.name), generation=generation)
-
-
-def _policy(server: Client, bucket: str) -> dict[str, Any]:
-    return server.get(f"{objects.path_of(bucket)}/iam", optionsRequestedPolicyVersion=3)
-
-
-def _change(server: Client, bucket: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    """Read, change and write a policy; again if somebody else wrote in between (its etag says so)."""
-    for _ in range(RETRIES):
-        with contextlib.suppress(_Overtaken):
-            return _put_policy(server, bucket, change(_policy(server, bucket)))
-    raise errors.Aborted(f"gs://{bucket}: its policy is changed by somebody else all the time. Try again.")
-
-
-class _Overtaken(Exception):
-    """The policy that was changed is not the one there is any more."""
-
-
-def _put_policy(server: Client, bucket: str, policy: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return server.put(f"{objects.path_of(bucket)}/iam", policy)
-    except client.Refused as error:
-        if error.code in (409, 412):
-            raise _Overtaken from error
-        raise
