@@ -14,6 +14,8 @@ with both `Transfer-Encoding: chunked` and `Content-Length`, and httptools refus
 from __future__ import annotations
 
 import asyncio
+import errno
+import mmap
 import os
 import re
 import select
@@ -44,7 +46,7 @@ T = TypeVar("T")
 IDENTITY = re.compile(rb"(?<=\r\n)transfer-encoding: *identity\r\n", re.IGNORECASE)
 BACKLOG = 2048
 KEEP_ALIVE_S = 65  # longer than the pools of Google's clients keep an idle connection without looking
-PIECE = 512 * 1024  # bytes of a file that stay in the processor's cache between disk and socket
+WINDOW = 2 * 1024 * 1024  # bytes of a file that are mapped at once: more would count as memory, and gain nothing
 ROUND = 64 * 1024 * 1024  # what a thread sends before it looks whether anything has changed
 WAIT_MS = 20  # how long a thread waits for a client; then the event loop does
 LINGER_S = 1.0  # for a closed connection to be closed on the other side too
@@ -80,15 +82,16 @@ def in_hand(scope: Scope, receive: Receive) -> RequestResponseCycle | None:
 async def send_file(cycle: RequestResponseCycle, threads: Executor, file: int, start: int, stop: int) -> None:
     """The body that a response's head has announced: bytes `start` to `stop` of a file.
 
-    A thread reads into one buffer and sends from it, over and over, which is twice as fast as to hand the event loop
-    pieces to send, and than sendfile. Raises ConnectionError if the client left.
+    A thread maps a window of the file and sends from there, over and over: nothing is copied but by the kernel into
+    the connection, which is twice as fast as to hand the event loop pieces to send, and than sendfile. It is the kernel
+    that reads the window, so what the disk cannot read is an error, and no signal that ends the server. Raises
+    ConnectionError if the client left, OSError if the file cannot be read; then the connection has ended.
     """
     loop, transport = asyncio.get_running_loop(), cycle.transport
     patience = 0.0
     while transport.get_write_buffer_size():  # the head is on its way
         await asyncio.sleep(patience)
         patience = 0.001
-    buffer = memoryview(bytearray(min(PIECE, stop - start)))
     try:
         # Another handle of the socket: the transport may close its own while a thread sends.
         with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as sock:
@@ -96,7 +99,7 @@ async def send_file(cycle: RequestResponseCycle, threads: Executor, file: int, s
             while at < stop:
                 if transport.is_closing():
                     raise ConnectionResetError("the client left")
-                sending = loop.run_in_executor(threads, _send_some, sock, file, buffer, at, stop)
+                sending = loop.run_in_executor(threads, _send_some, sock, file, at, stop)
                 try:
                     await asyncio.wait({sending})
                 except asyncio.CancelledError:
@@ -106,7 +109,7 @@ async def send_file(cycle: RequestResponseCycle, threads: Executor, file: int, s
                 if reached < min(at + ROUND, stop):
                     await _writable(loop, sock)
                 at = reached
-    except ConnectionError:
+    except OSError:
         transport.abort()
         cycle.disconnected = True  # uvicorn has not heard of it yet, and would miss the rest of the answer
         raise
@@ -237,31 +240,42 @@ def until_signalled() -> asyncio.Event:
     return signalled
 
 
-def _send_some(sock: socket.socket, file: int, buffer: memoryview, at: int, stop: int) -> int:
+def _send_some(sock: socket.socket, file: int, at: int, stop: int) -> int:
     """How far it came: all of a round, or until the client took nothing for a while. In a thread."""
     ready = select.poll()
     ready.register(sock, select.POLLOUT)
     end = min(at + ROUND, stop)
     while at < end:
-        size = os.preadv(file, [buffer[: end - at]], at)
-        if not size:
-            raise OSError(f"a file ended at byte {at}, and {stop} were announced")
-        sent = 0
-        while sent < size:
-            taken = _taken(sock, buffer[sent:size])
-            if not taken and not ready.poll(WAIT_MS):
-                return at + sent
-            sent += taken
-        at += size
+        before = at % mmap.ALLOCATIONGRANULARITY
+        size = min(WINDOW, end - (at - before))
+        with _mapped(file, at - before, size) as window, memoryview(window) as view:
+            while before < size:
+                taken = _taken(sock, view, before)
+                if not taken and not ready.poll(WAIT_MS):
+                    return at
+                before += taken
+                at += taken
     return at
 
 
-def _taken(sock: socket.socket, data: memoryview) -> int:
-    """How many bytes the socket takes now."""
+def _mapped(file: int, start: int, size: int) -> mmap.mmap:
     try:
-        return sock.send(data)
-    except BlockingIOError:
-        return 0
+        return mmap.mmap(file, size, access=mmap.ACCESS_READ, offset=start)
+    except ValueError as error:
+        raise OSError(f"a file has no bytes {start} to {start + size} any more, which were announced") from error
+
+
+def _taken(sock: socket.socket, data: memoryview, start: int) -> int:
+    """How many bytes from `start` on the socket takes now."""
+    with data[start:] as rest:  # an error must not hold on to it
+        try:
+            return sock.send(rest)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno == errno.EFAULT:
+                raise OSError("the disk could not read a file, whose bytes were announced") from error
+            raise
 
 
 async def _writable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:

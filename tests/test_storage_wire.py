@@ -365,6 +365,21 @@ def test_a_client_that_leaves_in_the_middle_of_a_download_leaves_nothing_open(se
     assert "without completing" not in server.log
 
 
+def test_a_file_that_the_disk_lost_in_the_middle_of_a_download_ends_that_download_alone(server, bucket):
+    """The bytes are sent from mapped memory: to touch what is gone would be a signal that ends the process."""
+    data = os.urandom(12_000_000)
+    put(server, bucket, "large", data)
+    put(server, bucket, "other", b"whole")
+    files = [each for each in (server.home / "blobs").rglob("*") if each.is_file()]
+    (held,) = [each for each in files if each.stat().st_size == len(data)]
+    with reading(server, bucket, "large") as stream:
+        stream.read(100_000)
+        os.truncate(held, 4096)
+        assert 0 < len(stream.read()) < len(data)
+    assert read(server, bucket, "other").content == b"whole"
+    eventually(lambda: "a download ended early" in server.log, "nothing is said of it")
+
+
 def test_preconditions_on_every_verb(server, bucket):
     first = put(server, bucket, "o", b"1", ifGenerationMatch=0)
     assert (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -26,6 +26,8 @@ from taxiway.storage.blobs import READ, Blobs
 from taxiway.storage.conditions import Conditions
 from taxiway.storage.objects import Metadata, Object
 from taxiway.storage.uploads import Checksums, Intent
+
+log = logging.getLogger("taxiway.storage")
 
 METADATA_BYTES = 1024 * 1024  # a JSON metadata part or body: far above what an object may have
 PEEK = 32  # chunks between two looks whether the reader is still there
@@ -400,9 +402,13 @@ class Download(Response):
             if cycle is None:
                 await self._in_pieces(Request(scope, receive), send)
                 return
-            with suppress(ConnectionError):  # the client left
+            try:
                 await listeners.send_file(cycle, self.blobs.threads, self.file, self.start, self.stop)
                 await send({"type": "http.response.body", "body": b""})
+            except ConnectionError:  # the client left
+                pass
+            except OSError as error:
+                log.error("a download ended early: %s", error)
         finally:
             _close(self.file)
 
