@@ -30,6 +30,8 @@ class Order(msgspec.Struct, frozen=True):
     url: str  # the server's plain port
     tls_port: int
     bundle: str  # the file of CAs that the user's code is to trust
+    jail: str = "auto"  # auto: where there can be one; require; off
+    jail_hosts: str = ""  # where a jail's code may go beside this server, separated by commas
 
     @classmethod
     def read(cls, folder: Path) -> Order:

@@ -31,6 +31,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     fetch: dict[str, str]  # folder below the replica's own -> gs:// prefix whose objects go there
     command: list[str]
     variables: dict[str, str]
+    cpus: float = 0.0  # processors that it may use; 0: all
+    memory: int = 0  # bytes that it may use; 0: what the host has
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

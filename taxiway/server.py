@@ -409,7 +409,7 @@ def open_house(
         boto=str(configured.credentials / "boto"),
         bundle=str(configured.tls / "bundle.crt"),
     )
-    engine = local.Local(configured.attempts, located)
+    engine = local.Local(configured.attempts, located, configured.jail, configured.jail_hosts)
     local.sweep(db, engine)
     kept = blobs.Blobs(configured.blobs)
     kept.sweep(db)

@@ -11,7 +11,7 @@ import sqlite3
 import msgspec
 import pytest
 from conftest import start
-from trainers import Lab, until
+from trainers import Lab, trainer, until
 
 from taxiway.compute import local
 from taxiway.handles import Handle
@@ -52,7 +52,17 @@ time.sleep({seconds})
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, runtime_python):
-    made = World(tmp_path_factory.mktemp("crash") / "home")
+    yield from worlds(tmp_path_factory.mktemp("crash") / "home")
+
+
+@pytest.fixture(scope="module")
+def open_world(tmp_path_factory, runtime_python):
+    """One without jails: what runs there can hold a lock of this host, and outlives its replica."""
+    yield from worlds(tmp_path_factory.mktemp("open") / "home", TAXIWAY_JAIL="off")
+
+
+def worlds(home, **variables):
+    made = World(home, **variables)
     yield made
     made.server.http.close()
     assert made.server.stop() == 0
@@ -62,8 +72,9 @@ def world(tmp_path_factory, runtime_python):
 class World:
     """A server that is killed and comes back, with a lab in it."""
 
-    def __init__(self, home):
-        self.server = start(home)
+    def __init__(self, home, **variables):
+        self.variables = variables
+        self.server = start(home, **variables)
         self.lab = Lab(lambda *call, **rest: self.server.call(*call, **rest), *self.names).open()
 
     @property
@@ -72,7 +83,7 @@ class World:
 
     def up(self, *flags):
         self.server.http.close()
-        self.server = start(self.server.home, *flags)
+        self.server = start(self.server.home, *flags, **self.variables)
 
     def agent(self, job):
         """(attempt, handle) of the replica that runs for a job."""
@@ -176,8 +187,10 @@ def test_a_job_is_adopted_by_the_server_that_follows_one_that_was_told_to_end(wo
     assert len(world.attempts(job)) == 1
 
 
-def test_a_replica_that_is_killed_has_a_successor_only_when_its_family_is_dead_and_at_most_three_times(world, tmp_path):
-    lab = world.lab
+def test_a_replica_that_is_killed_has_a_successor_only_when_its_family_is_dead_and_at_most_three_times(
+    open_world, tmp_path
+):
+    world, lab = open_world, open_world.lab
     job = lab.submit(LOCKS.format(path=str(tmp_path / "lock"), seconds=600))
     for number in (1, 2, 3):
         until(lambda number=number: lab.said(job).count("started") == number)
@@ -194,8 +207,8 @@ def test_a_replica_that_is_killed_has_a_successor_only_when_its_family_is_dead_a
     assert list((world.server.home / "attempts").iterdir()) == []
 
 
-def test_when_server_and_replica_are_killed_the_next_server_ends_the_family_before_it_starts_anew(world, tmp_path):
-    lab = world.lab
+def test_when_server_and_replica_are_killed_the_next_server_ends_the_family_before_it_starts_anew(open_world, tmp_path):
+    world, lab = open_world, open_world.lab
     job = lab.submit(LOCKS.format(path=str(tmp_path / "lock"), seconds=1.5))
     lab.until_said(job, "started")
     attempt, handle = world.agent(job)
@@ -210,9 +223,9 @@ def test_when_server_and_replica_are_killed_the_next_server_ends_the_family_befo
 
 
 def test_a_trainer_that_is_killed_from_outside_is_not_started_again(world):
-    job = world.lab.submit("import os, time; print('pid', os.getpid(), flush=True); time.sleep(600)")
-    pid = until(lambda: next((line.split()[1] for line in world.lab.said(job) if line.startswith("pid ")), None))
-    os.kill(int(pid), signal.SIGKILL)
+    job = world.lab.submit("import time; print('here', flush=True); time.sleep(600)")
+    world.lab.until_said(job, "here")
+    os.kill(trainer(job).pid, signal.SIGKILL)
     ended = world.lab.ended(job)
     assert (ended["state"], len(world.attempts(job))) == ("FAILED", 1)
     assert "was killed by SIGKILL (status 137)" in ended["errorMessage"]

@@ -18,6 +18,7 @@ import psutil
 
 from taxiway import errors, handles
 from taxiway.address import Address
+from taxiway.cgroups import Group
 from taxiway.compute import attempts
 from taxiway.compute.attempts import Attempt
 from taxiway.db.database import Database
@@ -42,6 +43,8 @@ class Local:
 
     folder: Path
     address: Address
+    jail: str = "auto"  # as in Settings
+    jail_hosts: str = ""
     children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)  # started here, and to be reaped here
 
     def start(self, attempt: Attempt, token: str) -> str:
@@ -55,7 +58,8 @@ class Local:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not written.exists():
             at = self.address
-            handles.save(folder / "order.json", Order(attempt.id, token, at.url, at.tls_port, at.bundle))
+            order = Order(attempt.id, token, at.url, at.tls_port, at.bundle, self.jail, self.jail_hosts)
+            handles.save(folder / "order.json", order)
             child = _spawn(folder, attempt.id)
             self.children[child.pid] = child
             self._await(written, child, attempt.id)
@@ -108,6 +112,8 @@ class Local:
     def clear(self, attempt: str) -> None:
         """Remove what an ended attempt left on the disk."""
         folder = self.folder / attempt
+        with suppress(OSError, msgspec.DecodeError):
+            msgspec.json.decode((folder / "group.json").read_bytes(), type=Group).remove()
         shutil.rmtree(folder, ignore_errors=True)
         if folder.exists():  # the user's code may have locked its own folders
             for place, _, _ in os.walk(folder):
