@@ -15,11 +15,13 @@ import trainers
 from trainers import Lab, sdist, until
 
 from taxiway import handles, receipts
+from taxiway.cli import printing
 from taxiway.compute import local
 from taxiway.environments import runtimes
 
 pytestmark = pytest.mark.runtime
 
+HERE = ("Installing ", "Waiting for another", "Scale tier BASIC has a master of ")  # said or not, as the host is
 OLD = "the_first_job"  # gcloud shows no line of the last five seconds: one that is older by then
 
 
@@ -54,7 +56,7 @@ def test_a_job_goes_from_the_queue_to_success_with_the_services_lines_in_order(l
     assert ended["state"] == "SUCCEEDED", ended
     assert ended["createTime"] <= ended["startTime"] <= ended["endTime"]
     assert "errorMessage" not in ended
-    said = [line for line in lab.said(job) if not line.startswith(("Installing ", "Waiting for another"))]
+    said = [line for line in lab.said(job) if not line.startswith(HERE)]
     receipt, running = said.pop(5), said.pop(5)
     assert said == [
         "Validating job requirements...",
@@ -136,6 +138,30 @@ def test_googles_storage_client_acts_as_the_service_agent_and_may_what_that_may(
         "Forbidden True",
     ]
     assert lab.read("client/a") == b"written"
+
+
+def test_a_job_acts_as_the_service_account_that_it_names(lab, server):
+    made = lab.call("POST", f"/v1/projects/{lab.project}/serviceAccounts", json={"accountId": "of-a-job"})
+    email = made.json()["email"]
+    own = Lab(server.call, server.project, email).open()  # which the service agent may not read
+    code = f"""
+        import google.auth, google.auth.transport.requests
+        from google.cloud import storage
+        credentials, _ = google.auth.default()
+        credentials.refresh(google.auth.transport.requests.Request())
+        print(credentials.service_account_email)
+        storage.Client().bucket({own.bucket!r}).blob("a").upload_from_string("mine")
+        try:
+            storage.Client().bucket({lab.bucket!r}).blob("b").upload_from_string("not mine")
+        except Exception as error:
+            print(type(error).__name__)
+    """
+    job = own.submit(code, serviceAccount=email)
+    ended = lab.ended(job)
+    assert ended["state"] == "SUCCEEDED", lab.said(job)
+    assert ended["trainingInput"]["serviceAccount"] == email
+    assert [line for line in lab.printed(job) if "Warning" not in line] == [email, "Forbidden"]
+    assert own.read("a") == b"mine"
 
 
 def test_tensorflow_reads_and_writes_gs(lab):
@@ -396,6 +422,39 @@ def test_a_replica_has_no_more_to_say_once_its_attempt_is_over(lab, server):
     assert lab.get(job)["state"] == "CANCELLED"
 
 
+# --- tiers and machines ---
+
+
+@pytest.mark.parametrize(
+    ("told", "units"),
+    [
+        ({"scaleTier": "STANDARD_1"}, 4.0571),
+        (
+            {
+                "scaleTier": "CUSTOM",
+                "masterType": "n1-standard-1",
+                "workerType": "n1-standard-4",
+                "workerCount": "2",
+                "parameterServerType": "n1-standard-4",
+                "parameterServerCount": "1",
+            },
+            0.097 + 3 * 0.3878,
+        ),
+    ],
+)
+def test_a_tier_of_many_machines_runs_its_master_and_its_log_says_so(lab, told, units):
+    job = lab.submit("import os; print(os.environ['TF_CONFIG'])", **told)
+    ended = lab.ended(job)
+    assert ended["state"] == "SUCCEEDED", ended
+    assert {name: ended["trainingInput"][name] for name in told} == told
+    (seen,) = lab.printed(job)
+    assert {role: len(addresses) for role, addresses in json.loads(seen)["cluster"].items()} == {"chief": 1}
+    warnings = [entry for entry in lab.entries(job) if entry["severity"] == "WARNING"]
+    assert "the master runs alone" in warnings[0]["jsonPayload"]["message"]
+    hours = (printing.moment(ended["endTime"]) - printing.moment(ended["startTime"])).total_seconds() / 3600
+    assert ended["trainingOutput"].get("consumedMLUnits", 0) == pytest.approx(hours * units, abs=0.01)
+
+
 # --- a version that others run in the place of ---
 
 
@@ -468,12 +527,15 @@ def test_a_trainer_for_tensorflow_1_runs_on_the_nearest_runtime_and_its_log_says
         ({"pythonVersion": "2.7"}, ["trainingInput.pythonVersion", "'2.7' is not offered"]),
         ({"region": "us-centrall"}, ["trainingInput.region", "us-central1", "Did you mean us-central1?"]),
         ({"region": ""}, ["trainingInput.region", "is required"]),
-        ({"scaleTier": "STANDARD_1"}, ["trainingInput.scaleTier", "STANDARD_1 is not offered yet", "BASIC"]),
+        ({"scaleTier": "CUSTOM"}, ["trainingInput.masterType", "is required with scaleTier CUSTOM"]),
+        ({"scaleTier": "CUSTOM", "masterType": "n1-highmem-96"}, ["trainingInput.masterType", "has 96 CPUs", "BASIC"]),
+        ({"masterConfig": {"imageUri": "gcr.io/a/b"}}, ["trainingInput.masterConfig.imageUri", "packageUris"]),
         ({"scaleTier": "HUGE"}, ["trainingInput.scaleTier", "HUGE"]),
         ({"jobDir": "out"}, ["trainingInput.jobDir", "must be gs://BUCKET/OBJECT"]),
         ({"args": "--steps 5"}, ["trainingInput.args"]),
         ({"hyperparameters": {"goal": "MAXIMIZE", "params": []}}, ["trainingInput.hyperparameters", "not offered yet"]),
-        ({"workerCount": "3"}, ["trainingInput.workerCount", "not offered yet"]),
+        ({"workerCount": "3"}, ["trainingInput.workerCount", "is for scaleTier CUSTOM"]),
+        ({"network": "projects/1/global/networks/x"}, ["trainingInput.network", "not offered yet"]),
         ({"pythonModul": "x"}, ["pythonModul", "pythonModule"]),
     ],
 )

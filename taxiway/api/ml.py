@@ -68,7 +68,10 @@ def get_config(call: Call) -> dict[str, Any]:
 
 def create_job(call: Call) -> dict[str, Any]:
     project = projects.get(call.house.db, call.path["project"])
-    checked = training.check(call.house.db, project, messages.read(schemas.Job, call.body))
+    checked = training.check(call.house.db, project, messages.read(schemas.Job, call.body), call.house.machines)
+    if checked.training.service_account:
+        call.need("iam.serviceAccounts.actAs", project=project.id)
+    report = call.house.preflight.look(checked)
     call.resource = names.job_name(project.id, checked.id)
     job = queue.create(
         call.house.db,
@@ -76,6 +79,7 @@ def create_job(call: Call) -> dict[str, Any]:
         checked.id,
         checked.training,
         checked.labels,
+        notes=report.notes,
         creator=call.who.member,
         now=call.now,
     )
@@ -144,13 +148,13 @@ def _job(call: Call, job: queue.Job) -> dict[str, Any]:
             job_position=position,
             labels=job.labels,
             etag=_etag(job.etag),
-            training_output=_output(job) if job.ended else None,
+            training_output=_output(call, job) if job.ended else None,
         )
     )
 
 
-def _output(job: queue.Job) -> schemas.TrainingOutput:
-    used = units.consumed(job.training.scale_tier, started=job.started, ended=job.ended)
+def _output(call: Call, job: queue.Job) -> schemas.TrainingOutput:
+    used = units.consumed(call.house.machines.units(job.training), started=job.started, ended=job.ended)
     return schemas.TrainingOutput(consumed_ml_units=used)
 
 
