@@ -426,7 +426,7 @@ def open_house(
         blobs=kept,
         deployments=Deployments(db, held, engine, kept),
         machines=offered,
-        preflight=Preflight(db, offered),
+        preflight=Preflight(db, kept, offered),
         worker=Worker(db, held, engine, configured, offered),
     )
     household.write_credentials(db, held, located)

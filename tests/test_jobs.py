@@ -313,18 +313,24 @@ def test_a_package_without_an_init_file_fails_with_what_to_do(lab):
     uri = lab.put("bare-0.1.tar.gz", sdist({"setup.py": setup, "trainer/task.py": "print('hi')\n"}))
     ended = lab.ended(lab.submit("", packageUris=[uri]))
     assert ended["state"] == "FAILED"
+    assert any(line.startswith("trainer/ has no __init__.py") for line in lab.said(ended["jobId"]))
     assert "bare-0.1.tar.gz holds no module that could be imported" in ended["errorMessage"]
     assert "trainer/__init__.py" in ended["errorMessage"]
 
 
-def test_a_module_that_the_package_does_not_have_fails_by_its_name(lab):
-    ended = lab.ended(lab.submit("", pythonModule="trainer.tusk"))
+def test_a_module_that_setup_does_not_bring_after_all_fails_by_its_name(lab):
+    setup = (
+        "from setuptools import setup\nsetup(name='trainer', package_dir={'trainer': 'code'}, packages=['trainer'])\n"
+    )
+    uri = lab.put("trainer.tar.gz", sdist({"setup.py": setup, "code/__init__.py": ""}))
+    ended = lab.ended(lab.submit("", pythonModule="trainer.tusk", packageUris=[uri]))
     assert ended["state"] == "FAILED"
     assert "No module named trainer.tusk" in ended["errorMessage"]
 
 
-def test_what_is_no_package_at_all_fails_with_the_installers_words(lab):
-    ended = lab.ended(lab.submit("", packageUris=[lab.put("junk-0.1.tar.gz", b"no archive")]))
+def test_a_package_that_cannot_be_built_fails_with_the_installers_words(lab):
+    files = {**trainers.FILES, "setup.py": "raise SystemExit('no such thing')\n"}
+    ended = lab.ended(lab.submit("", packageUris=[lab.put("junk-0.1.tar.gz", sdist(files))]))
     assert ended["state"] == "FAILED"
     assert "junk-0.1.tar.gz could not be installed" in ended["errorMessage"]
     assert "startTime" not in ended
@@ -359,7 +365,7 @@ def test_a_running_job_is_cancelled_and_nothing_of_it_runs_on(lab, server):
 def test_a_job_is_cancelled_while_its_environment_is_built_and_nobody_takes_that_for_done(lab, server, tmp_path):
     builders = tmp_path / "builders"
     slow = f"import os, time\nprint(os.getpid(), file=open({str(builders)!r}, 'a'), flush=True)\ntime.sleep(600)\n"
-    uri = lab.put("slow-0.1.tar.gz", sdist({"setup.py": slow, "trainer/__init__.py": ""}))
+    uri = lab.put("slow-0.1.tar.gz", sdist({**trainers.FILES, "setup.py": slow}))
     for count in (1, 2):
         job = lab.submit("", packageUris=[uri])
         until(lambda count=count: builders.exists() and len(builders.read_text().splitlines()) == count)

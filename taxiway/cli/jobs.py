@@ -86,6 +86,9 @@ def training(
     ] = None,
     stream_logs: Annotated[bool, typer.Option("--stream-logs", help="Print the log until the job ends.")] = False,
     asynchronous: Annotated[bool, typer.Option("--async", help="Return at once, as without it.")] = False,
+    validate_only: Annotated[
+        bool, typer.Option("--validate-only", help="Upload, print what is checked and what is doubtful, queue nothing.")
+    ] = False,
     project: options.Project = None,
     format: options.Format = None,
 ) -> None:
@@ -122,7 +125,15 @@ def training(
             **machines,
         },
     }
-    made = server.post(f"/v1/projects/{server.project}/jobs", body)
+    path = f"/v1/projects/{server.project}/jobs"
+    looked = server.post(path, body, validateOnly="true")
+    for warning in looked["warnings"]:
+        say(f"WARNING: {warning}")
+    if validate_only:
+        say(f"Job [{job}] could be submitted; nothing was queued.")
+        printing.show({"checks": looked["checks"], "warnings": looked["warnings"]}, format)
+        return
+    made = server.post(path, body)
     say(f"Job [{job}] submitted successfully.")
     if not stream_logs:
         say(STILL_ACTIVE.format(job=job))
