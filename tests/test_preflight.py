@@ -14,6 +14,7 @@ import time
 import uuid
 import zipfile
 from contextlib import suppress
+from pathlib import Path
 
 import people
 import pytest
@@ -21,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trainers import Lab, sdist
 
+from taxiway.cli import packaging
 from taxiway.jobs import preflight, preflight_package, reading
 from taxiway.jobs.preflight_package import MIB, Unsafe
 
@@ -276,7 +278,7 @@ def test_whatever_bytes_come_they_are_refused_or_read(data, name):
 
 
 def read(text, path="t/trainer/task.py"):
-    return reading.read({path: textwrap.dedent(text)})
+    return reading.read({path: textwrap.dedent(text)}, path)
 
 
 def test_the_arguments_of_argparse_are_read():
@@ -304,13 +306,15 @@ def test_code_that_takes_others_is_not_closed(line):
 
 
 def test_a_parser_that_stays_within_the_package_is_closed():
+    task = "parser = ArgumentParser()\nflags.add_flags(parser)\n"
     files = {
-        "t/trainer/task.py": "parser = ArgumentParser()\nflags.add_flags(parser)\n",
         "t/trainer/flags.py": "def add_flags(parser):\n    parser.add_argument('--x')\n",
+        "t/trainer/other.py": "parser = ArgumentParser()\nparser.add_argument('--y', required=True)\n",
     }
-    found = reading.read(files)
-    assert found["closed"]
-    assert "x" in found["takes"]
+    for line in ("from trainer import flags", "from . import flags", "import flags", "import trainer.flags as flags"):
+        found = reading.read({**files, "t/trainer/task.py": f"{line}\n{task}"}, "t/trainer/task.py")
+        assert found["closed"]
+        assert (found["takes"], found["needs"]) == (["help", "x"], [])
 
 
 def test_the_flags_of_absl_are_read():
@@ -330,12 +334,28 @@ def test_the_flags_of_absl_are_read():
     assert not read("sys.argv[1]")["closed"]
 
 
+def test_another_name_for_add_argument_is_followed_and_names_may_have_to_be_whole():
+    found = read(
+        """
+        parser = argparse.ArgumentParser(allow_abbrev=False)
+        add = parser.add_argument
+        add("--steps", required=True)
+        parser.parse_args()
+        """
+    )
+    assert found["takes"] == ["help", "steps"]
+    assert found["needs"] == ["steps"]
+    assert found["closed"]
+    assert found["exact"]
+
+
 def test_a_setup_file_is_read_and_what_is_no_python_is_told():
     found = reading.read(
         {
             "t/setup.py": "REQUIRED = ['six>=1', 'numpy']\nsetup(install_requires=REQUIRED, package_dir={'': 'lib'})\n",
             "t/trainer/task.py": "x = 1\nprint 'x'\n",
-        }
+        },
+        "t/trainer/task.py",
     )
     assert found["requires"] == ["six>=1", "numpy"]
     assert found["moved"]
@@ -344,7 +364,7 @@ def test_a_setup_file_is_read_and_what_is_no_python_is_told():
 
 def test_a_file_that_ends_the_parser_ends_not_us():
     deep = {"t/trainer/task.py": f"x = {'+'.join(['1'] * 60_000)}"}
-    found = preflight._read(deep)
+    found = preflight._read(deep, "t/trainer/task.py")
     assert found is None or found["wrong"]
 
 
@@ -368,6 +388,15 @@ def test_requirements_are_read(line):
 @pytest.mark.parametrize("line", ["", "numpy>>1", "numpy 1.2", "-r more.txt", "==1", "a b", "numpy=>1"])
 def test_what_is_no_requirement_is_known(line):
     assert not preflight.REQUIREMENT.fullmatch(line)
+
+
+def test_the_arguments_of_the_taxifare_trainer_are_known():
+    made = packaging.build(Path(__file__).parent.parent / "examples/taxifare/trainer")
+    contents = look(made.content, made.file)
+    found = reading.read(contents.sources, contents.finds("trainer.task"))
+    assert {"train_data_paths", "eval_data_paths", "output_dir", "job-dir", "features"} <= set(found["takes"])
+    assert found["needs"] == ["eval_data_paths", "output_dir", "train_data_paths"]
+    assert found["closed"]
 
 
 # --- on the wire ---
@@ -474,6 +503,11 @@ def test_arguments_are_compared_with_those_that_the_code_takes(lab, args, told, 
     assert len(found) == len(words)
     for sentence, word in zip(found, words, strict=True):
         assert word in sentence
+
+
+def test_a_parser_that_wants_whole_names_gets_them(lab):
+    task = TASK.replace("ArgumentParser()", "ArgumentParser(allow_abbrev=False)")
+    assert len(warned(lab, "--output_dir=x", "--train=5", files={**GOOD, "trainer/task.py": task})) == 1
 
 
 def test_a_job_dir_that_the_code_does_not_take_is_a_warning(lab):

@@ -168,8 +168,8 @@ def _look_into(name: str, file: IO[bytes], size: int, module: str) -> Seen:
         except preflight_package.Unsafe as unsafe:
             return Seen(fault=str(unsafe))
     setup = {path: text for path, text in contents.texts.items() if path.endswith("setup.py")}
-    found = _read({**contents.sources, **setup})
     path = contents.finds(module)
+    found = _read({**contents.sources, **setup}, path)
     return Seen(
         whole=contents.whole,
         path=path,
@@ -181,14 +181,20 @@ def _look_into(name: str, file: IO[bytes], size: int, module: str) -> Seen:
     )
 
 
-def _read(files: dict[str, str]) -> Found | None:
-    """What Python files say, read by a process of their own; None if it did not end well."""
+def _read(files: dict[str, str], start: str) -> Found | None:
+    """What a module and a setup.py say, read by a process of their own; None if it did not end well."""
     if not files:
         return None
     command = [sys.executable, "-I", "-S", str(Path(reading.__file__))]
     try:
         ended = subprocess.run(
-            command, input=json.dumps(files), capture_output=True, text=True, timeout=READ_S, check=True, env={}
+            command,
+            input=json.dumps({"files": files, "start": start}),
+            capture_output=True,
+            text=True,
+            timeout=READ_S,
+            check=True,
+            env={},
         )
         return json.loads(ended.stdout)  # type: ignore[no-any-return]
     except (OSError, subprocess.SubprocessError, ValueError) as error:
@@ -265,10 +271,8 @@ def _of_requirements(named: Sequence[str], seen: Sequence[Seen]) -> Iterator[str
 
 def _takes(seen: Sequence[Seen]) -> list[str]:
     """The long arguments that the code takes; none if it may take others."""
-    found = [each.found for each in seen if each.found and each.holds]
-    if not found or not all(each["closed"] for each in found if each["takes"]) or any(each["wrong"] for each in found):
-        return []
-    return sorted({name for each in found for name in each["takes"]})
+    found = next((each.found for each in seen if each.path), None)
+    return found["takes"] if found and found["closed"] else []
 
 
 def _of_arguments(module: str, args: Sequence[str], job_dir: str, seen: Sequence[Seen]) -> Iterator[str]:
@@ -276,18 +280,20 @@ def _of_arguments(module: str, args: Sequence[str], job_dir: str, seen: Sequence
     takes = _takes(seen)
     if not takes:
         return
+    found = next(each.found for each in seen if each.path)
+    exact, needs = (found["exact"], found["needs"]) if found else (False, [])
     words = list(args[: args.index("--")] if "--" in args else args)
     given = [word[2:].partition("=")[0] for word in words if re.match(r"--\w", word)]
     for name in dict.fromkeys(given):
-        if not any(each.startswith(name) for each in takes):
+        if name not in takes and (exact or not any(each.startswith(name) for each in takes)):
             near = difflib.get_close_matches(name, takes, n=1)
             hint = f"Did you mean --{near[0]}?" if near else f"It takes {_listed(f'--{each}' for each in takes)}."
             yield f"{module} seems to take no argument --{name[:100]}. {hint}"
-    if job_dir and not any(each.startswith("job-dir") for each in takes):
+    if job_dir and "job-dir" not in takes:
         yield f"jobDir is passed as --job-dir, and {module} seems to take no such argument."
     given += ["job-dir"] if job_dir else []
-    for name in sorted({name for each in seen if each.found for name in each.found["needs"]}):
-        if not any(name.startswith(each) for each in given if each):
+    for name in needs:
+        if name not in given and (exact or not any(name.startswith(each) for each in given if each)):
             yield f"{module} seems to need the argument --{name}, which is not given."
 
 

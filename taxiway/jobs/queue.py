@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,9 +90,9 @@ def create(
             )
         )
         first, *rest = (line.format(id=job) for line in ACCEPTED)
-        for severity, sentence in [("INFO", first), *notes]:
-            logs.say(tx, project, job, sentence, severity=severity, now=now)
-        logs.say(tx, project, job, *rest, now=now)
+        said = [("INFO", first), *notes, *(("INFO", line) for line in rest)]
+        for severity, lines in itertools.groupby(said, lambda each: each[0]):
+            logs.say(tx, project, job, *(line for _, line in lines), severity=severity, now=now)
         return read(tx, project, job)
 
     return db.write(save)

@@ -1,7 +1,7 @@
 """What a person's Python files say, read as a tree and never run: the arguments that they take, what they require.
 
-Runs by itself, `python reading.py`: {path: text} as JSON in, what was found as JSON out. For the parser of Python may
-end its process over a file that is made for it, and that process must not be the server.
+Runs by itself, `python reading.py`: the arguments of `read` as JSON in, what was found as JSON out. For the parser of
+Python may end its process over a file that is made for it, and that process must not be the server.
 """
 
 from __future__ import annotations
@@ -27,54 +27,95 @@ class Found(TypedDict):
     takes: list[str]  # names of long arguments without their dashes
     needs: list[str]  # those that must be given
     closed: bool  # whether these are all: the files read their arguments, and nothing else does
+    exact: bool  # whether the beginning of a name does not do for it
     wrong: dict[str, str]  # path -> why it is no Python
     requires: list[str]  # a setup.py's install_requires
     moved: bool  # whether a setup.py says where its packages are
 
 
-def read(files: dict[str, str]) -> Found:
-    """What is found in them all together."""
-    found = Found(takes=[], needs=[], closed=False, wrong={}, requires=[], moved=False)
-    opened = False
-    trees: list[ast.Module] = []
-    for path, text in files.items():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # an invalid escape is the file's own business
-                tree = ast.parse(text)
-        except SyntaxError as error:
-            found["wrong"][path] = f"line {error.lineno}: {error.msg}"
-            opened = True
-            continue
-        except (ValueError, RecursionError, MemoryError) as error:
-            found["wrong"][path] = str(error) or type(error).__name__
-            opened = True
-            continue
-        if path.rpartition("/")[2] == "setup.py":
+def read(files: dict[str, str], start: str = "") -> Found:
+    """What is found in the file `start` and in those of `files` that it imports, all together; and in a setup.py."""
+    found = Found(takes=[], needs=[], closed=False, exact=False, wrong={}, requires=[], moved=False)
+    for path in (path for path in files if path.rpartition("/")[2] == "setup.py" and path != start):
+        if tree := _parsed(path, files[path], found):
             _read_setup(tree, found)
-        else:
-            trees.append(tree)
+    trees: list[ast.Module] = []
+    left, met = [start], {start}
+    while left:
+        path = left.pop()
+        tree = _parsed(path, files[path], found) if path in files else None
+        if tree is None:
+            continue
+        trees.append(tree)
+        fresh = set(_imported(path, tree)) & files.keys() - met
+        met |= fresh
+        left += sorted(fresh)
+    opened = bool(found["wrong"]) or _handed_out(trees)
     for tree in trees:
+        adds = _other_names(tree)
         for call in _calls(tree):
-            opened |= _read_call(call, found)
-    opened |= _handed_out(trees)
+            opened |= _read_call(call, adds, found)
     found["takes"], found["needs"] = sorted(set(found["takes"])), sorted(set(found["needs"]))
     found["closed"] = found["closed"] and not opened
     return found
+
+
+def _parsed(path: str, text: str, found: Found) -> ast.Module | None:
+    """The tree of a file; None, and noted, if it is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an invalid escape is the file's own business
+            return ast.parse(text)
+    except SyntaxError as error:
+        found["wrong"][path] = f"line {error.lineno}: {error.msg}"
+    except (ValueError, RecursionError, MemoryError) as error:
+        found["wrong"][path] = str(error) or type(error).__name__
+    return None
+
+
+def _imported(path: str, tree: ast.Module) -> Iterator[str]:
+    """Where the modules may lie that a file imports, beside it or in the folders above it."""
+    here = path.split("/")[:-1]
+    for node in ast.walk(tree):
+        named: list[list[str]] = []
+        if isinstance(node, ast.Import):
+            named = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module.split(".") if node.module else []
+            named = [module, *([*module, alias.name] for alias in node.names)]
+        level = node.level if isinstance(node, ast.ImportFrom) else 0
+        tops = [here[: len(here) - level + 1]] if level else [here[:depth] for depth in range(len(here) + 1)]
+        for top in tops:
+            for words in named:
+                yield "/".join([*top, *words]) + ".py"
+                yield "/".join([*top, *words, "__init__.py"])
 
 
 def _calls(tree: ast.AST) -> Iterator[ast.Call]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
-def _read_call(call: ast.Call, found: Found) -> bool:
+def _other_names(tree: ast.Module) -> set[str]:
+    """What add_argument is called: add = parser.add_argument"""
+    return {
+        target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and _last(node.value) == "add_argument"
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
+def _read_call(call: ast.Call, adds: set[str], found: Found) -> bool:
     """Note what a call says of arguments; whether it lets others be taken, too."""
     name = _last(call.func)
     if name == "ArgumentParser":
         found["closed"] = True
+        abbreviates = _keyword(call, "allow_abbrev")
+        found["exact"] |= isinstance(abbreviates, ast.Constant) and abbreviates.value is False
         found["takes"] += ["help"]
         return _keyword(call, "parents") is not None or _keyword(call, "fromfile_prefix_chars") is not None
-    if name == "add_argument":
+    if name == "add_argument" or (isinstance(call.func, ast.Name) and name in adds):
         names = [_text(each) for each in call.args]
         if None in names or not names:
             return True
@@ -129,7 +170,7 @@ def _read_flag(call: ast.Call, name: str, found: Found) -> bool:
     flag = _text(first)
     if flag is None:
         return True
-    found["closed"] = True
+    found["closed"] = found["exact"] = True
     found["takes"] += [flag, *ABSL]
     if name in ("DEFINE_bool", "DEFINE_boolean"):
         found["takes"].append(f"no{flag}")
@@ -181,7 +222,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    json.dump(read(json.load(sys.stdin)), sys.stdout)
+    json.dump(read(**json.load(sys.stdin)), sys.stdout)
 
 
 if __name__ == "__main__":
