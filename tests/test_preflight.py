@@ -7,6 +7,7 @@ import io
 import json
 import os
 import resource
+import socket
 import struct
 import tarfile
 import textwrap
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from trainers import Lab, sdist
 
 from taxiway.cli import packaging
+from taxiway.environments import indexes, runtimes
 from taxiway.jobs import preflight, preflight_package, reading
 from taxiway.jobs.preflight_package import MIB, Unsafe
 
@@ -399,6 +401,50 @@ def test_the_arguments_of_the_taxifare_trainer_are_known():
     assert found["closed"]
 
 
+# --- what an index has ---
+
+
+@pytest.fixture
+def choice():
+    return runtimes.resolve(None, None)
+
+
+def test_what_the_runtime_holds_and_what_names_a_url_is_not_asked_for(choice):
+    lines = ["numpy>=1", "TensorFlow==2.21", "tiny", "feather >= 2 ; python_version > '3'", "x @ http://10.0.0.1/x.whl"]
+    assert indexes.beyond(choice, lines) == ["feather >= 2 ; python_version > '3'", "tiny"]
+
+
+def test_what_no_index_has_is_known_and_an_index_that_is_away_says_nothing(choice, tmp_path, monkeypatch):
+    about = "Metadata-Version: 2.1\nName: tiny\nVersion: 1.5\n"
+    wheel = zipped(
+        ("tiny.py", ""),
+        ("tiny-1.5.dist-info/METADATA", about),
+        ("tiny-1.5.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+        ("tiny-1.5.dist-info/RECORD", ""),
+    )
+    (tmp_path / "tiny-1.5-py3-none-any.whl").write_bytes(wheel)
+    ran = f"open({str(tmp_path / 'ran')!r}, 'w')"
+    (tmp_path / "feather-1.0.tar.gz").write_bytes(tar(("feather-1.0/setup.py", ran.encode())))
+    monkeypatch.setenv("TAXIWAY_WHEELHOUSE", str(tmp_path))
+    assert indexes.unavailable(choice, ["tiny>=1"]) == []
+    assert indexes.unavailable(choice, ["tiny>=2", "unobtainium", "tiny<3"]) == ["tiny>=2", "unobtainium"]
+    assert indexes.unavailable(choice, ["feather"]) in (None, [])  # its setup.py would have to run
+    assert not (tmp_path / "ran").exists()
+    monkeypatch.delenv("TAXIWAY_WHEELHOUSE")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")  # where nobody listens
+    assert indexes.unavailable(choice, ["tiny>=1"]) is None
+
+
+def test_an_index_that_does_not_answer_is_not_waited_for(choice, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.delenv("TAXIWAY_WHEELHOUSE", raising=False)
+        monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
+        monkeypatch.setattr(indexes, "SECONDS", 0.5)
+        began = time.monotonic()
+        assert indexes.unavailable(choice, ["never-asked-before>=1"]) is None
+        assert time.monotonic() - began < 5
+
+
 # --- on the wire ---
 
 
@@ -474,7 +520,7 @@ def test_a_module_that_is_in_no_package_is_refused_with_those_that_are(lab):
 
 
 def test_a_module_that_something_else_may_bring_is_a_warning(lab):
-    setup = SETUP.replace("name=", "install_requires=['elsewhere'], name=")
+    setup = SETUP.replace("name=", "install_requires=['numpy'], name=")
     (told,) = warned(lab, files={**GOOD, "setup.py": setup}, pythonModule="elsewhere.task")
     assert told.startswith("The module elsewhere.task is in none of the packages")
     moved = {"setup.py": SETUP.replace("name=", "package_dir={'trainer': 'code'}, name="), "code/task.py": ""}
@@ -605,6 +651,15 @@ def test_who_may_not_make_jobs_may_not_validate_them(lab, server):
     stranger = people.bearer(server, "user:nobody@example.com")
     path = f"/v1/projects/{lab.project}/jobs?validateOnly=true"
     assert server.http.post(path, json=lab.body(), headers=stranger).status_code == 403
+
+
+def test_a_requirement_that_no_index_has_is_a_warning(start_server, tmp_path):
+    (tmp_path / "wheels").mkdir()
+    running = start_server(TAXIWAY_WHEELHOUSE=str(tmp_path / "wheels"))
+    lab = Lab(running.call, running.project, running.address.service_agent).open()
+    setup = SETUP.replace("name=", "install_requires=['unobtainium>=7', 'numpy'], name=")
+    (told,) = warned(lab, "--output_dir=x", files={**GOOD, "setup.py": setup})
+    assert told.startswith("A package requires unobtainium>=7, and no index has such a version for Python 3.")
 
 
 # --- the command ---

@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,11 +24,13 @@ from typing import IO
 
 from taxiway import errors, names
 from taxiway.db.database import Database
+from taxiway.environments import indexes, runtimes
 from taxiway.iam import members
 from taxiway.jobs import host, preflight_package, preflight_storage, reading
 from taxiway.jobs.machines import Machines, Note
 from taxiway.jobs.reading import Found
 from taxiway.jobs.training import Checked
+from taxiway.schemas import TrainingInput
 from taxiway.storage import objects
 from taxiway.storage.blobs import Blobs
 from taxiway.storage.objects import Object
@@ -36,6 +39,8 @@ tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else 
 log = logging.getLogger("taxiway.jobs")
 
 REMEMBERED = 256  # packages
+ANSWER_S = 600.0  # for so long an index's answer is remembered,
+SILENCE_S = 60.0  # and that it gave none
 READ_S = 10.0  # for the process that reads Python
 LONGEST = 1000  # characters of a requirement
 SHOWN = 8  # names that a sentence lists
@@ -80,6 +85,7 @@ class Preflight:
     def __init__(self, db: Database, blobs: Blobs, machines: Machines) -> None:
         self.db, self.blobs, self.machines = db, blobs, machines
         self._seen: OrderedDict[Key, Seen] = OrderedDict()
+        self._asked: dict[tuple[str, ...], tuple[list[str] | None, float]] = {}  # what an index said, and until when
         self._lock = threading.Lock()
 
     def look(self, job: Checked) -> Report:
@@ -102,6 +108,7 @@ class Preflight:
         warned = [
             *_of_module(told.python_module, seen),
             *_of_requirements(named, seen),
+            *self._of_index(told, seen),
             *_of_arguments(told.python_module, told.args, told.job_dir, seen),
         ]
         notes = [
@@ -110,6 +117,27 @@ class Preflight:
             *(("WARNING", sentence) for sentence in warned),
         ]
         return Report(tuple(self._checks(job, named, seen)), tuple(notes))
+
+    def _of_index(self, told: TrainingInput, seen: Sequence[Seen]) -> Iterator[str]:
+        """What of the requirements beyond the runtime's no index has, if one can say so quickly."""
+        lines = [
+            plain for each in seen for line in each.requires if REQUIREMENT.fullmatch(plain := " ".join(line.split()))
+        ]
+        if not lines:
+            return
+        choice = runtimes.resolve(told.runtime_version, told.python_version)
+        beyond = indexes.beyond(choice, lines)
+        if not beyond:
+            return
+        key = (choice.key, *beyond)
+        answer, until = self._asked.get(key, (None, 0.0))
+        if until < time.monotonic():
+            answer = indexes.unavailable(choice, beyond)
+            if len(self._asked) >= REMEMBERED:
+                self._asked.clear()
+            self._asked[key] = (answer, time.monotonic() + (ANSWER_S if answer is not None else SILENCE_S))
+        for line in answer or ():
+            yield f"A package requires {line}, and no index has such a version for Python {choice.python}."
 
     def _see(self, package: Object, module: str) -> Seen:
         key = (package.bucket, package.name, package.generation, module)
