@@ -250,10 +250,34 @@ def test_headers_that_are_made_to_fill_memory_or_to_go_in_circles_are_refused():
 
     with pytest.raises(Unsafe, match="has a header of"):
         look(gzip.compress(header(2**33) + bytes(4096)))
-    with pytest.raises(Unsafe, match=r"begins before|damaged"):
+    with pytest.raises(Unsafe, match=r"begins before|damaged|a header of"):
         look(gzip.compress(header(-(2**20), tarfile.REGTYPE) + bytes(4096)))
     with pytest.raises(Unsafe, match="is no gz archive, or is damaged"):
-        look(gzip.compress((header(6) + b"6 a=b\n".ljust(512, b"\0")) * 5000))
+        look(gzip.compress((header(6) + b"6 a=b\n".ljust(512, b"\0")) * 1000))
+    with pytest.raises(Unsafe, match="a header of more than 2 MiB"):
+        look(gzip.compress((header(2**20) + b"9 a=b\n".ljust(2**20, b"\0")) * 3))
+    sparse = bytearray(header(0, tarfile.GNUTYPE_SPARSE))
+    sparse[482] = 1  # its map goes on in the next block, and in the next
+    sparse[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(sparse))[0]
+    with pytest.raises(Unsafe, match="a header of more than 2 MiB"):
+        look(gzip.compress(bytes(sparse) + (b"1".ljust(12, b"\0") * 42 + b"\1").ljust(512, b"\0") * 5000))
+
+
+def test_names_without_an_end_and_folders_without_a_floor_are_refused(monkeypatch):
+    with pytest.raises(Unsafe, match=r"has a member whose path has 3,002 characters"):
+        look(tar((f"t/{'a' * 3000}/", b"")))
+    with pytest.raises(Unsafe, match=r"to a path of 3,000 characters"):
+        look(tar(("t/a", link("a" * 3000))))
+    monkeypatch.setattr(preflight_package, "NAMES", 10_000)
+    with pytest.raises(Unsafe, match="too many folders"):
+        look(tar(*((f"{number}/{'a/' * 300}x", b"") for number in range(2))))
+
+
+def test_a_gzip_whose_header_never_ends_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(preflight_package, "LOOK_S", 0.5)
+    began = time.monotonic()
+    assert not look(b"\x1f\x8b\x08\x08" + bytes(6) + b"x" * 20 * MIB).whole
+    assert time.monotonic() - began < 5
 
 
 def test_a_package_of_too_many_members_is_refused(monkeypatch):

@@ -39,10 +39,13 @@ tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else 
 log = logging.getLogger("taxiway.jobs")
 
 REMEMBERED = 256  # packages
+LOOKS = 2  # at one time
 ANSWER_S = 600.0  # for so long an index's answer is remembered,
 SILENCE_S = 60.0  # and that it gave none
 READ_S = 10.0  # for the process that reads Python
+REQUIRED = 500  # requirements of a package that are looked at
 LONGEST = 1000  # characters of a requirement
+WARNED = 20  # warnings of what is in the packages; whoever mends these is told of more
 SHOWN = 8  # names that a sentence lists
 VERSIONS = r"(===|==|~=|!=|<=|>=|<|>)\s*[\w.*+!-]+"
 REQUIREMENT = re.compile(  # PEP 508, as far as people write it
@@ -87,6 +90,7 @@ class Preflight:
         self._seen: OrderedDict[Key, Seen] = OrderedDict()
         self._asked: dict[tuple[str, ...], tuple[list[str] | None, float]] = {}  # what an index said, and until when
         self._lock = threading.Lock()
+        self._turns = threading.Semaphore(LOOKS)  # a look takes a processor
 
     def look(self, job: Checked) -> Report:
         """At a job whose fields are right.
@@ -114,15 +118,13 @@ class Preflight:
         notes = [
             *self.machines.notes(told),
             *preflight_storage.notes(self.db, job.identity, told),
-            *(("WARNING", sentence) for sentence in warned),
+            *(("WARNING", sentence) for sentence in warned[:WARNED]),
         ]
         return Report(tuple(self._checks(job, named, seen)), tuple(notes))
 
     def _of_index(self, told: TrainingInput, seen: Sequence[Seen]) -> Iterator[str]:
         """What of the requirements beyond the runtime's no index has, if one can say so quickly."""
-        lines = [
-            plain for each in seen for line in each.requires if REQUIREMENT.fullmatch(plain := " ".join(line.split()))
-        ]
+        lines = [line for each in seen for line in each.requires if _is_requirement(line)]
         if not lines:
             return
         choice = runtimes.resolve(told.runtime_version, told.python_version)
@@ -141,16 +143,23 @@ class Preflight:
 
     def _see(self, package: Object, module: str) -> Seen:
         key = (package.bucket, package.name, package.generation, module)
+        if seen := self._remembered(key):
+            return seen
+        with self._turns:
+            if seen := self._remembered(key):  # of many jobs at once the first looks for all
+                return seen
+            seen = _look_into(package.name, self._open(package), package.size, module)
+            with self._lock:
+                self._seen[key] = seen
+                while len(self._seen) > REMEMBERED:
+                    self._seen.popitem(last=False)
+            return seen
+
+    def _remembered(self, key: Key) -> Seen | None:
         with self._lock:
             if key in self._seen:
                 self._seen.move_to_end(key)
-                return self._seen[key]
-        seen = _look_into(package.name, self._open(package), package.size, module)
-        with self._lock:
-            self._seen[key] = seen
-            while len(self._seen) > REMEMBERED:
-                self._seen.popitem(last=False)
-        return seen
+            return self._seen.get(key)
 
     def _open(self, package: Object) -> IO[bytes]:
         """Raises NotFound if it was replaced meanwhile."""
@@ -198,13 +207,14 @@ def _look_into(name: str, file: IO[bytes], size: int, module: str) -> Seen:
     setup = {path: text for path, text in contents.texts.items() if path.endswith("setup.py")}
     path = contents.finds(module)
     found = _read({**contents.sources, **setup}, path)
+    lines = [*(found["requires"] if found else ()), *_declared(contents.texts)]
     return Seen(
         whole=contents.whole,
         path=path,
         holds=contents.holds(top),
         modules=tuple(contents.modules(top)[:100]),
         bare=_bare(path, module, contents.paths) if contents.whole and not name.endswith(".whl") else "",
-        requires=tuple(dict.fromkeys([*(found["requires"] if found else ()), *_declared(contents.texts)])),
+        requires=tuple(dict.fromkeys(" ".join(line.split()) for line in lines))[:REQUIRED],
         found=found,
     )
 
@@ -240,10 +250,10 @@ def _declared(texts: dict[str, str]) -> Iterator[str]:
             except (tomllib.TOMLDecodeError, AttributeError, TypeError):
                 continue  # the build says what is wrong with it
         elif not path.endswith("setup.py"):
-            head = text.partition("\n\n")[0]
-            for line in re.findall(r"^Requires-Dist:\s*(.+?)\s*$", head, re.MULTILINE):
-                if "extra ==" not in line:
-                    yield line
+            for line in text.partition("\n\n")[0].splitlines():
+                field, _, value = line.partition(":")
+                if field == "Requires-Dist" and "extra ==" not in value:
+                    yield value.strip()
 
 
 def _bare(path: str, module: str, paths: Sequence[str]) -> str:
@@ -290,11 +300,14 @@ def _of_module(module: str, seen: Sequence[Seen]) -> Iterator[str]:
 def _of_requirements(named: Sequence[str], seen: Sequence[Seen]) -> Iterator[str]:
     for name, each in zip(named, seen, strict=True):
         for line in each.requires:
-            plain = " ".join(line.split())
-            if len(plain) > LONGEST or not REQUIREMENT.fullmatch(plain):
-                yield f"{name} requires {plain[:100]!r}, which cannot be read. Expected such as numpy>=1.26."
+            if not _is_requirement(line):
+                yield f"{name} requires {line[:100]!r}, which cannot be read. Expected such as numpy>=1.26."
         for path, why in sorted((each.found or {"wrong": {}})["wrong"].items()):
             yield f"{path} of {name} cannot be read as Python {sys.version_info[0]}: {why[:200]}"
+
+
+def _is_requirement(line: str) -> bool:
+    return len(line) <= LONGEST and REQUIREMENT.fullmatch(line) is not None
 
 
 def _takes(seen: Sequence[Seen]) -> list[str]:

@@ -29,7 +29,10 @@ MEMBERS = 50_000  # files and folders in a package
 FREE = 128 * MIB  # so much may come of any package, and beyond it
 RATIO = 100  # times its own size; what is made of text has 10
 WHOLE = 8 * GIB
-AT_ONCE = 8 * MIB  # a header, or the list of a zip, that is larger is no package's
+HEADERS = 2 * MIB  # what is read of a tar for one member, and
+LISTED = 4 * MIB  # the list of a zip: larger ones are no package's
+NAME = 1024  # characters of a member's path
+NAMES = 16 * MIB  # of all folders, each with those that it lies in
 SOURCE = 256 * KIB  # a module that is larger is not read
 SOURCES = 512 * KIB  # and no more than so much in all
 MODULES = 2000  # names that are kept
@@ -139,9 +142,9 @@ def look(name: str, file: IO[bytes], size: int, top: str) -> Contents:
     zipped = name.endswith((".whl", ".zip"))
     try:
         if zipped:
-            _look_into_zip(_Around(file, until), size, contents, top)
+            _look_into_zip(_Timed(file, until), size, contents, top)
         else:
-            _look_into_tar(_Forward(_unzipped(name, file), _most(size), until), contents, top)
+            _look_into_tar(_Forward(_unzipped(name, _Timed(file, until)), _most(size)), contents, top)
     except TooLong:
         contents.whole = False
     except EOFError as error:
@@ -153,37 +156,74 @@ def look(name: str, file: IO[bytes], size: int, top: str) -> Contents:
     return contents
 
 
+class _Timed(io.RawIOBase):
+    """A file that is read while there is time, and little of it at once."""
+
+    def __init__(self, file: IO[bytes], until: float) -> None:
+        self.file, self.until = file, until
+
+    def read(self, size: int = -1) -> bytes:
+        if size > LISTED:
+            raise Unsafe(f"has a list of {size:,} bytes, which no package has. {ANEW}")
+        if time.monotonic() > self.until:
+            raise TooLong
+        return self.file.read(LISTED if size < 0 else size)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        return self.file.seek(place, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
 # --- tar ---
 
 
 class _Forward:
-    """Bytes that are read once, from the first to the last: at most so many, and few at a time."""
+    """Bytes that are read once, from the first to the last: at most so many in all, and few for each member."""
 
-    def __init__(self, file: Readable, most: int, until: float) -> None:
-        self.file, self.most, self.until, self.position = file, most, until, 0
+    def __init__(self, file: Readable, most: int) -> None:
+        self.file, self.most, self.position = file, most, 0
+        self.left = HEADERS
+
+    def next_member(self) -> None:
+        self.left = HEADERS
 
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= AT_ONCE:
-            raise Unsafe(f"has a header of {size:,} bytes, which no package has.")
+        self.left -= size
+        if size < 0 or self.left < 0:
+            raise Unsafe(f"has a header of more than {HEADERS // MIB} MiB, which no package has. {ANEW}")
+        return self._take(size)
+
+    def seek(self, place: int) -> None:
+        if place < self.position:
+            raise Unsafe(f"has a member that begins before the end of the one ahead of it. {ANEW}")
+        while self.position < place and self._take(min(64 * KIB, place - self.position)):
+            pass
+
+    def drain(self) -> None:
+        """Read to the end, where the checksum is."""
+        while self._take(64 * KIB):
+            pass
+
+    def _take(self, size: int) -> bytes:
         data = self.file.read(size)
         self.position += len(data)
         if self.position > self.most:
             raise _swollen(self.position)
-        if time.monotonic() > self.until:
-            raise TooLong
         return data
-
-    def seek(self, place: int) -> None:
-        if place < self.position:
-            raise Unsafe("has a member that begins before the end of the one ahead of it.")
-        while self.position < place and self.read(min(64 * KIB, place - self.position)):
-            pass
 
     def tell(self) -> int:
         return self.position
 
 
-def _unzipped(name: str, file: IO[bytes]) -> Readable:
+def _unzipped(name: str, file: _Timed) -> Readable:
     if name.endswith((".tar.gz", ".tgz")):
         return gzip.GzipFile(fileobj=file)
     if name.endswith(".tar.bz2"):
@@ -194,7 +234,7 @@ def _unzipped(name: str, file: IO[bytes]) -> Readable:
 class _Xz(io.RawIOBase):
     """lzma.open, with a limit on the memory that a file may ask for."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: _Timed) -> None:
         self.file, self.decompressor = file, lzma.LZMADecompressor(memlimit=XZ_MEMORY)
 
     def readable(self) -> bool:
@@ -217,7 +257,9 @@ def _look_into_tar(file: _Forward, contents: Contents, top: str) -> None:
     tree, kept = Tree(), 0
     with tarfile.open(fileobj=file, mode="r:") as archive:  # type: ignore[call-overload]
         while (member := archive.next()) is not None:
-            archive.members.clear()  # it would remember every one
+            archive.members.clear()  # it would remember every one,
+            archive.pax_headers.clear()  # and what is said of all
+            file.next_member()
             path = tree.add(member.name)
             if member.issym() or member.islnk():
                 tree.link(member.name, member.linkname, symbolic=member.issym())
@@ -228,40 +270,13 @@ def _look_into_tar(file: _Forward, contents: Contents, top: str) -> None:
                 if contents.wants(path, member.size, top, kept):
                     kept += contents.keep(path, archive.extractfile(member) or io.BytesIO())
     tree.must_hold()
-    while file.read(64 * KIB):  # to the end, where the checksum is
-        pass
+    file.drain()
 
 
 # --- zip ---
 
 
-class _Around(io.RawIOBase):
-    """A file of which little is read at a time, in whatever order."""
-
-    def __init__(self, file: IO[bytes], until: float) -> None:
-        self.file, self.until = file, until
-
-    def read(self, size: int = -1) -> bytes:
-        if size > AT_ONCE:
-            raise Unsafe(f"has a list of {size:,} bytes, which no package has.")
-        if time.monotonic() > self.until:
-            raise TooLong
-        return self.file.read(AT_ONCE if size < 0 else size)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, place: int, whence: int = 0) -> int:
-        return self.file.seek(place, whence)
-
-    def tell(self) -> int:
-        return self.file.tell()
-
-
-def _look_into_zip(file: _Around, size: int, contents: Contents, top: str) -> None:
+def _look_into_zip(file: _Timed, size: int, contents: Contents, top: str) -> None:
     tree, kept = Tree(), 0
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -294,7 +309,7 @@ class Tree:
     """The members of an archive, as they would lie on the disk."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.length = 0
         self.folders: set[str] = set()  # in which members lie
         self.links: set[str] = set()  # the symbolic ones
         self.doubled: set[str] = set()  # what hard links are to
@@ -304,15 +319,19 @@ class Tree:
         self.count += 1
         if self.count > MEMBERS:
             raise Unsafe(f"has more than {MEMBERS:,} members. {DATA}")
+        if len(name) > NAME:
+            raise Unsafe(f"has a member whose path has {len(name):,} characters, {name[:SHOWN]!r}... {ANEW}")
         words = name.replace("\\", "/").split("/")
         if name[:1] in ("/", "\\") or ".." in words or "\0" in name:
             raise Unsafe(f"has {name[:SHOWN]!r}, which lies outside its folder. {ANEW}")
         path = posixpath.normpath("/".join(words))
-        self.folders.update(_above(path))
+        self._lies_in(_above(path))
         return path
 
     def link(self, name: str, target: str, *, symbolic: bool) -> None:
         """A symbolic link counts from its own folder, a hard one from the top. Raises Unsafe if it leads outside."""
+        if len(target) > NAME:
+            raise Unsafe(f"has the link {name[:SHOWN]!r} to a path of {len(target):,} characters. {ANEW}")
         path = posixpath.normpath(name)
         whole = posixpath.normpath(posixpath.join(posixpath.dirname(path), target) if symbolic else target)
         words = itertools.dropwhile(lambda word: word in ("..", ".", ""), target.split("/"))
@@ -325,7 +344,16 @@ class Tree:
             self.links.add(path)
         else:
             self.doubled.add(whole)
-            self.folders.update(_above(whole))
+            self._lies_in(_above(whole))
+
+    def _lies_in(self, folders: Iterator[str]) -> None:
+        for folder in folders:
+            if folder in self.folders:
+                return  # and so are those above it
+            self.folders.add(folder)
+            self.length += len(folder)
+            if self.length > NAMES:
+                raise Unsafe(f"has too many folders in one another. {ANEW}")
 
     def must_hold(self) -> None:
         """Nothing lies beneath a link, where it would be written to wherever that leads; and there is something."""
