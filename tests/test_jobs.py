@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 
+import people
 import psutil
 import pytest
 import trainers
@@ -16,7 +17,7 @@ from trainers import Lab, sdist, until
 
 from taxiway import handles, receipts
 from taxiway.cli import printing
-from taxiway.compute import local
+from taxiway.compute import attempts, local
 from taxiway.environments import runtimes
 
 pytestmark = pytest.mark.runtime
@@ -459,6 +460,16 @@ def test_a_tier_of_many_machines_runs_its_master_and_its_log_says_so(lab, told, 
     assert "the master runs alone" in warnings[0]["jsonPayload"]["message"]
     hours = (printing.moment(ended["endTime"]) - printing.moment(ended["startTime"])).total_seconds() / 3600
     assert ended["trainingOutput"].get("consumedMLUnits", 0) == pytest.approx(hours * units, abs=0.01)
+
+
+def test_a_masters_work_says_what_it_gets_of_the_host(lab, server):
+    job = lab.submit("pass", scaleTier="CUSTOM", masterType="n1-standard-1")
+    assert lab.ended(job)["state"] == "SUCCEEDED"
+    opened = people.opened(server)
+    with opened.read() as rows:
+        work = attempts.last(rows, server.project, "job", job).work
+    opened.close()
+    assert (work["cpus"], work["memory"]) == (1.0, int(3.75 * 1024**3))
 
 
 # --- a version that others run in the place of ---

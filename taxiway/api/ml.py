@@ -77,7 +77,8 @@ def create_job(call: Call) -> dict[str, Any]:
     checked = training.check(call.house.db, project, messages.read(schemas.Job, call.body), call.house.machines)
     if checked.training.service_account:
         call.need("iam.serviceAccounts.actAs", project=project.id)
-    call.resource = names.job_name(project.id, checked.id)
+    if not only:
+        call.resource = names.job_name(project.id, checked.id)
     report = call.house.preflight.look(checked)
     if only:
         with call.house.db.read() as rows:

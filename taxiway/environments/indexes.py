@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from taxiway.environments import uv
 from taxiway.environments.folders import normal
@@ -18,9 +20,14 @@ NAMED = re.compile(r"[A-Za-z0-9][\w.\s<>=!~*+,;'\"()\[\]-]*", re.ASCII)
 
 def beyond(choice: Choice, lines: Sequence[str]) -> list[str]:
     """Those of the requirements that the runtime does not hold by their names, and that an index can be asked for."""
-    pins = re.findall(r"^([A-Za-z0-9][\w.-]*)==", choice.runtime.lock.read_text(encoding="utf-8"), re.MULTILINE)
-    held = {normal(name) for name in (*pins, *choice.runtime.provides)}
+    held = _pinned(choice.runtime.lock) | {normal(name) for name in choice.runtime.provides}
     return sorted(line for line in set(lines) if NAMED.fullmatch(line) and normal(line) not in held)
+
+
+@functools.cache
+def _pinned(lock: Path) -> frozenset[str]:
+    pins = re.findall(r"^([A-Za-z0-9][\w.-]*)==", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    return frozenset(normal(name) for name in pins)
 
 
 def unavailable(choice: Choice, lines: Sequence[str]) -> list[str] | None:

@@ -191,7 +191,7 @@ class Preflight:
             yield f"The arguments were compared with those that the code takes: {_listed(takes)}."
         elif told.args:
             yield "What arguments the code takes cannot be told without running it; their names were not checked."
-        if lines := [line for each in seen for line in each.requires]:
+        if lines := [line for each in seen for line in each.requires if _is_requirement(line)]:
             yield f"The requirements can be read: {_listed(lines)}."
         if addresses := preflight_storage.addresses(told.args):
             yield f"The gs:// addresses among the arguments were looked up: {_listed(addresses)}."
