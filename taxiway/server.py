@@ -55,6 +55,8 @@ from taxiway.iam.audit import Audit
 from taxiway.iam.keys import Keys
 from taxiway.iam.members import NOBODY
 from taxiway.iam.users import Passwords
+from taxiway.jobs import machines
+from taxiway.jobs.preflight import Preflight
 from taxiway.jobs.worker import Worker
 from taxiway.models.deployments import Deployments
 from taxiway.settings import MIB, Settings
@@ -388,6 +390,7 @@ def open_house(
 ) -> tuple[House, address.Address]:
     """Build the rooms; on a first start also the project, its owner, the keys and the private CA."""
     now = time.time()
+    offered = machines.read(configured.home)  # an admin's own table that is wrong is told before anything is made
     authority.create(configured.tls, now)
     configured.database.touch(mode=0o600)  # SQLite gives its other files the mode of this one
     migrate.upgrade(configured.database)
@@ -422,7 +425,9 @@ def open_house(
         audit=Audit(db, home=project.id, reads=configured.audit_reads > 0, days=configured.audit_days),
         blobs=kept,
         deployments=Deployments(db, held, engine, kept),
-        worker=Worker(db, held, engine, configured),
+        machines=offered,
+        preflight=Preflight(db, kept, offered),
+        worker=Worker(db, held, engine, configured, offered),
     )
     household.write_credentials(db, held, located)
     return house, located

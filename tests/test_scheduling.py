@@ -202,9 +202,8 @@ def test_labels_are_replaced_only_by_who_read_the_job_as_it_is(db):
 # --- ML units ---
 
 
-def test_units_are_the_hours_that_a_job_ran_times_its_tiers():
-    assert units.consumed("BASIC", started=100.0, ended=100.0 + 3600) == 0.39
-    assert units.consumed("STANDARD_1", started=0.0, ended=1800.0) == 2.03
-    assert units.consumed("BASIC", started=None, ended=50.0) is None  # cancelled in the queue
-    assert units.consumed("BASIC", started=60.0, ended=50.0) == 0  # the clock was set back
-    assert units.consumed("CUSTOM", started=0.0, ended=50.0) is None
+def test_units_are_the_hours_that_a_job_ran_times_those_of_its_machines():
+    assert units.consumed(0.3878, started=100.0, ended=100.0 + 3600) == 0.39
+    assert units.consumed(4.0571, started=0.0, ended=1800.0) == 2.03
+    assert units.consumed(0.3878, started=None, ended=50.0) is None  # cancelled in the queue
+    assert units.consumed(0.3878, started=60.0, ended=50.0) == 0  # the clock was set back

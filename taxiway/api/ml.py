@@ -67,15 +67,31 @@ def get_config(call: Call) -> dict[str, Any]:
 
 
 def create_job(call: Call) -> dict[str, Any]:
+    """Look at a job, and queue it. What is doubtful about it goes to its log.
+
+    The query parameter validateOnly=true is ours: nothing is queued, and beside the job as it would be the answer has
+    `checks` and `warnings`, a sentence each.
+    """
+    only = wire.switch(call.query, "validateOnly")
     project = projects.get(call.house.db, call.path["project"])
-    checked = training.check(call.house.db, project, messages.read(schemas.Job, call.body))
-    call.resource = names.job_name(project.id, checked.id)
+    checked = training.check(call.house.db, project, messages.read(schemas.Job, call.body), call.house.machines)
+    if checked.training.service_account:
+        call.need("iam.serviceAccounts.actAs", project=project.id)
+    if not only:
+        call.resource = names.job_name(project.id, checked.id)
+    report = call.house.preflight.look(checked)
+    if only:
+        with call.house.db.read() as rows:
+            queue.must_be_new(rows, project.id, checked.id)
+        told = schemas.Job(job_id=checked.id, training_input=checked.training, labels=checked.labels)
+        return {**messages.write(told), "checks": report.checks, "warnings": report.warnings}
     job = queue.create(
         call.house.db,
         project.id,
         checked.id,
         checked.training,
         checked.labels,
+        notes=report.notes,
         creator=call.who.member,
         now=call.now,
     )
@@ -144,13 +160,13 @@ def _job(call: Call, job: queue.Job) -> dict[str, Any]:
             job_position=position,
             labels=job.labels,
             etag=_etag(job.etag),
-            training_output=_output(job) if job.ended else None,
+            training_output=_output(call, job) if job.ended else None,
         )
     )
 
 
-def _output(job: queue.Job) -> schemas.TrainingOutput:
-    used = units.consumed(job.training.scale_tier, started=job.started, ended=job.ended)
+def _output(call: Call, job: queue.Job) -> schemas.TrainingOutput:
+    used = units.consumed(call.house.machines.units(job.training), started=job.started, ended=job.ended)
     return schemas.TrainingOutput(consumed_ml_units=used)
 
 

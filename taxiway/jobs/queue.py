@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,16 +53,24 @@ class Job:
 
 
 def create(
-    db: Database, project: str, job: str, told: TrainingInput, labels: dict[str, str], *, creator: str, now: float
+    db: Database,
+    project: str,
+    job: str,
+    told: TrainingInput,
+    labels: dict[str, str],
+    *,
+    notes: Sequence[tuple[str, str]] = (),
+    creator: str,
+    now: float,
 ) -> Job:
-    """Queue a job that was checked; its creator owns it. Raises AlreadyExists for an id that this project ever used."""
+    """Queue a job that was checked; its creator owns it.
+
+    `notes` are what the checks found, (severity, sentence): its log is told. Raises AlreadyExists for an id that this
+    project ever used.
+    """
 
     def save(tx: sa.Connection) -> Job:
-        if tx.execute(sa.select(jobs.c.id).where(_is(project, job))).first():
-            raise errors.AlreadyExists(
-                f"Field: job.job_id Error: A job with the id {job!r} exists already in projects/{project}; "
-                "job ids are never used twice. Choose another one."
-            )
+        must_be_new(tx, project, job)
         last = tx.execute(sa.select(sa.func.max(jobs.c.position))).scalar() or 0
         tx.execute(
             jobs.insert().values(
@@ -80,10 +89,22 @@ def create(
                 policy=policies.owned_by(creator, "roles/ml.jobOwner"),
             )
         )
-        logs.say(tx, project, job, *(line.format(id=job) for line in ACCEPTED), now=now)
+        first, *rest = (line.format(id=job) for line in ACCEPTED)
+        said = [("INFO", first), *notes, *(("INFO", line) for line in rest)]
+        for severity, lines in itertools.groupby(said, lambda each: each[0]):
+            logs.say(tx, project, job, *(line for _, line in lines), severity=severity, now=now)
         return read(tx, project, job)
 
     return db.write(save)
+
+
+def must_be_new(rows: sa.Connection, project: str, job: str) -> None:
+    """Raise AlreadyExists for an id that this project ever used."""
+    if rows.execute(sa.select(jobs.c.id).where(_is(project, job))).first():
+        raise errors.AlreadyExists(
+            f"Field: job.job_id Error: A job with the id {job!r} exists already in projects/{project}; "
+            "job ids are never used twice. Choose another one."
+        )
 
 
 def read(rows: sa.Connection, project: str, job: str) -> Job:

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 import uuid
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import sqlalchemy as sa
@@ -22,6 +23,7 @@ from taxiway.db.database import Database
 from taxiway.iam import projects
 from taxiway.iam.keys import Keys
 from taxiway.jobs import queue, scheduling
+from taxiway.jobs.machines import Machines
 from taxiway.jobs.queue import Job
 from taxiway.jobs.states import State
 from taxiway.settings import Settings
@@ -43,8 +45,8 @@ class Worker:
     `wake` tells it that something happened.
     """
 
-    def __init__(self, db: Database, keys: Keys, engine: Local, settings: Settings) -> None:
-        self.db, self.keys, self.engine = db, keys, engine
+    def __init__(self, db: Database, keys: Keys, engine: Local, settings: Settings, machines: Machines) -> None:
+        self.db, self.keys, self.engine, self.machines = db, keys, engine, machines
         self.most = settings.jobs or max(2, (os.cpu_count() or 2) // 2)
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._woken = threading.Event()
@@ -183,6 +185,7 @@ class Worker:
     def _start(self, job: Job, *why: str) -> None:
         """Commit an attempt, then start it."""
         project = projects.get(self.db, job.project)
+        share = self.machines.share(job.training, self._busy_gpus())
         work = plan.training(
             job.project,
             project.number,
@@ -190,16 +193,26 @@ class Worker:
             job.training,
             runtime=job.training.runtime_version,
             python=job.training.python_version,
+            cpus=share.cpus,
+            memory=share.memory,
+            gpus=share.gpus if self.machines.host.gpus else None,
         )
         now = time.time()
 
         def save(tx: sa.Connection) -> Attempt:
             queue.move(tx, job.project, job.id, State.PREPARING, worker=self.name, attempts=job.attempts + 1)
             logs.say(tx, job.project, job.id, *why, now=now)
-            identity = projects.service_agent(project.number)
+            identity = job.training.service_account or projects.service_agent(project.number)
             return attempts.create(tx, uuid.uuid4().hex, KIND, work, identity=identity, now=now)
 
         self._launch(self.db.write(save))
+
+    def _busy_gpus(self) -> Counter[int]:
+        """How many replicas use each of the host's GPUs."""
+        if not self.machines.host.gpus:
+            return Counter()
+        with self.db.read() as rows:
+            return Counter(index for each in attempts.live(rows, KIND) for index in each.work.get("gpus", ()))
 
     def _launch(self, attempt: Attempt) -> None:
         handle = self.engine.start(attempt, self.keys.replica_token(attempt.id, now=time.time()))
