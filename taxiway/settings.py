@@ -35,6 +35,10 @@ class Settings:
     )
     project: str = field(default="taxiway", metadata={"help": "the id of the project that a first start makes"})
     jobs: int = field(default=0, metadata={"help": "jobs that run at once; 0: one for every two cores, at least two"})
+    restart_ms: int = field(
+        default=500,
+        metadata={"help": "milliseconds before a lost or killed replica starts again; each further time twice as many"},
+    )
     body_mib: int = field(
         default=64, metadata={"help": "the largest JSON request body, in MiB; uploads have no limit", "least": 1}
     )

@@ -15,10 +15,12 @@ import sqlalchemy as sa
 from taxiway import errors
 from taxiway.db.database import Database
 from taxiway.db.tables import attempts
+from taxiway.handles import Exit
 from taxiway.plan import Work
 
 ORDER = ("STARTED", "PREPARING", "RUNNING", "ENDED")
 LIVE = ORDER[:-1]
+SIGNALLED = 128  # an exit code from there on: 128 + the signal that ended the code
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +31,43 @@ class Attempt:
     subject: str
     task: str
     number: int
+    restart: int
+    retry: int
+    pause: float
     state: str
     identity: str
     work: Any
     handle: str
     exit_code: int | None
     error: str | None
+    reason: str | None
     created: float
+    ran: float | None
+    spoke: float | None
     heard: float | None
     ended: float | None
+    remains: dict[str, Any] | None
 
     @property
     def live(self) -> bool:
         return self.state in LIVE
 
 
-def create(tx: sa.Connection, attempt: str, kind: str, work: Work, *, identity: str, now: float) -> Attempt:
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Which try of its job an attempt is, which start of its replica within that, and how long it waits to start."""
+
+    restart: int = 0
+    retry: int = 0
+    pause: float = 0.0
+
+
+FIRST = Turn()
+
+
+def create(
+    tx: sa.Connection, attempt: str, kind: str, work: Work, *, identity: str, now: float, turn: Turn = FIRST
+) -> Attempt:
     """Commit an attempt; every earlier one of the same replica is fenced in the same transaction."""
     same = (
         (attempts.c.project == work.project)
@@ -52,7 +75,8 @@ def create(tx: sa.Connection, attempt: str, kind: str, work: Work, *, identity: 
         & (attempts.c.subject == work.subject)
         & (attempts.c.task == work.task)
     )
-    tx.execute(attempts.update().where(same & attempts.c.state.in_(LIVE)).values(state="FENCED", ended=now))
+    superseded = {"state": "FENCED", "reason": "Superseded", "ended": now}
+    tx.execute(attempts.update().where(same & attempts.c.state.in_(LIVE)).values(**superseded))
     number = tx.execute(sa.select(sa.func.count()).select_from(attempts).where(same)).scalar_one() + 1
     tx.execute(
         attempts.insert().values(
@@ -62,6 +86,9 @@ def create(tx: sa.Connection, attempt: str, kind: str, work: Work, *, identity: 
             subject=work.subject,
             task=work.task,
             number=number,
+            restart=turn.restart,
+            retry=turn.retry,
+            pause=turn.pause,
             state="STARTED",
             identity=identity,
             work=msgspec.to_builtins(work),
@@ -122,7 +149,8 @@ def hear(tx: sa.Connection, attempt: str, state: str, *, now: float) -> Attempt 
     must_live(tx, attempt)
     mine, earlier = attempts.c.id == attempt, ORDER[: ORDER.index(state)]
     tx.execute(attempts.update().where(mine).values(heard=now))
-    moved = tx.execute(attempts.update().where(mine & attempts.c.state.in_(earlier)).values(state=state)).rowcount
+    change = {"state": state, **({"ran": now} if state == "RUNNING" else {})}
+    moved = tx.execute(attempts.update().where(mine & attempts.c.state.in_(earlier)).values(**change)).rowcount
     return read(tx, attempt) if moved else None
 
 
@@ -134,14 +162,21 @@ def must_live(rows: sa.Connection, attempt: str) -> Attempt:
     return found
 
 
-def finish(db: Database, attempt: str, exit_code: int, error: str, *, now: float) -> None:
+def finish(db: Database, attempt: str, exited: Exit, *, now: float) -> None:
     """The replica's last word: its code's exit. Said twice it is heard once; of a fenced attempt it is refused."""
 
     def save(tx: sa.Connection) -> None:
         ended = tx.execute(
             attempts.update()
             .where(attempts.c.id == attempt, attempts.c.state.in_(LIVE))
-            .values(state="ENDED", exit_code=exit_code, error=error, heard=now, ended=now)
+            .values(
+                state="ENDED",
+                exit_code=exited.code,
+                error=exited.error,
+                reason=exited.reason or word(exited.code),
+                heard=now,
+                ended=now,
+            )
         ).rowcount
         if not ended and read(tx, attempt).state != "ENDED":
             raise errors.FailedPrecondition(f"Attempt {attempt} was superseded; its report is refused.")
@@ -149,8 +184,18 @@ def finish(db: Database, attempt: str, exit_code: int, error: str, *, now: float
     db.write(save)
 
 
-def fence(tx: sa.Connection, attempt: str, *, now: float) -> None:
-    """From here on nothing that the attempt says counts, and its tokens are dead."""
-    tx.execute(
-        attempts.update().where(attempts.c.id == attempt, attempts.c.state.in_(LIVE)).values(state="FENCED", ended=now)
-    )
+def fence(tx: sa.Connection, attempt: str, *, reason: str = "Superseded", error: str = "", now: float) -> None:
+    """From here on nothing that the attempt says counts, and its tokens are dead. One that has ended stays as it is."""
+    alive = (attempts.c.id == attempt) & attempts.c.state.in_(LIVE)
+    tx.execute(attempts.update().where(alive).values(state="FENCED", reason=reason, error=error, ended=now))
+
+
+def word(exit_code: int) -> str:
+    """Why it ended, as far as an exit code tells.
+
+    >>> [word(code) for code in (0, 1, 127, 137)]
+    ['Completed', 'Error', 'Error', 'Signal']
+    """
+    if exit_code == 0:
+        return "Completed"
+    return "Signal" if exit_code >= SIGNALLED else "Error"

@@ -45,6 +45,7 @@ class Job:
     worker: str | None
     lease: float | None
     created: float
+    queued: float | None
     started: float | None
     ended: float | None
     policy: dict[str, Any]  # {"bindings": [{"role", "members"}]}

@@ -21,7 +21,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from taxiway import errors
-from taxiway.handles import Order
+from taxiway.handles import Exit, Order
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +53,9 @@ class Wire:
         """Lines of output, each a `handles.Said` as JSON."""
         self._own("POST", ":log", b'{"lines":[' + b",".join(lines) + b"]}")
 
-    def finish(self, code: int, error: str) -> None:
-        self._own("POST", ":finish", msgspec.json.encode({"exitCode": code, "error": error}))
+    def finish(self, ended: Exit) -> None:
+        told = {"exitCode": ended.code, "error": ended.error, "reason": ended.reason}
+        self._own("POST", ":finish", msgspec.json.encode(told))
 
     def token(self) -> tuple[str, int]:
         """An access token of the attempt's identity, and the seconds that it still holds (at least five minutes)."""
