@@ -46,6 +46,8 @@ def say(call: Call) -> dict[str, Any]:
         attempt = attempts.must_live(tx, call.path["attempt"])
         lines = [logs.line(attempt.number, attempt.task, said) for said in told]
         logs.write(tx, attempt.project, attempt.subject, lines, now=call.now)
+        if attempt.kind == KIND and attempt.spoke is None:
+            attempts.listen(tx, attempt.id)
 
     call.house.db.write(save)
     return {}

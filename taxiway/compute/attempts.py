@@ -5,7 +5,7 @@ STARTED -> PREPARING -> RUNNING -> ENDED        FENCED: its successor was made, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,14 @@ import sqlalchemy as sa
 
 from taxiway import errors
 from taxiway.db.database import Database
-from taxiway.db.tables import attempts
+from taxiway.db.tables import attempts, logs
 from taxiway.handles import Exit
 from taxiway.plan import Work
 
 ORDER = ("STARTED", "PREPARING", "RUNNING", "ENDED")
 LIVE = ORDER[:-1]
+BEFORE = 500  # lines that an agent says at most before the user's code begins
+RUNNING, COMPLETED = "Running command: ", "Module completed; cleaning up."  # the agent's lines around the user's own
 SIGNALLED = 128  # an exit code from there on: 128 + the signal that ended the code
 
 
@@ -128,6 +130,13 @@ def last(rows: sa.Connection, project: str, kind: str, subject: str) -> Attempt 
     return Attempt(**row._mapping) if row else None
 
 
+def of(rows: sa.Connection, project: str, kind: str, subject: str) -> list[Attempt]:
+    """Every attempt of a job or a version, the first one first."""
+    same = (attempts.c.project == project) & (attempts.c.kind == kind) & (attempts.c.subject == subject)
+    found = rows.execute(sa.select(attempts).where(same).order_by(attempts.c.number))
+    return [Attempt(**row._mapping) for row in found]
+
+
 def live(rows: sa.Connection, kind: str) -> Sequence[Attempt]:
     found = rows.execute(sa.select(attempts).where(attempts.c.kind == kind, attempts.c.state.in_(LIVE)))
     return [Attempt(**row._mapping) for row in found]
@@ -152,6 +161,32 @@ def hear(tx: sa.Connection, attempt: str, state: str, *, now: float) -> Attempt 
     change = {"state": state, **({"ran": now} if state == "RUNNING" else {})}
     moved = tx.execute(attempts.update().where(mine & attempts.c.state.in_(earlier)).values(**change)).rowcount
     return read(tx, attempt) if moved else None
+
+
+def listen(tx: sa.Connection, attempt: str) -> None:
+    """Note when the user's code said its first line: the one behind the agent's last, if the log has it by now."""
+    found = read(tx, attempt)
+    if found.ran is None or found.spoke is not None:
+        return
+    begin = f"{found.number:04d}.{found.task}."
+    own = (logs.c.project == found.project) & (logs.c.subject == found.subject)
+    own &= (logs.c.insert_id > begin) & (logs.c.insert_id < f"{begin}~")
+    asked = sa.select(logs.c.message, logs.c.created).where(own).order_by(logs.c.insert_id).limit(BEFORE)
+    lines = iter(tx.execute(asked).all())
+    if any(line.message.startswith(RUNNING) for line in lines):
+        first = next(lines, None)
+        if first is not None and first.message != COMPLETED:
+            tx.execute(attempts.update().where(attempts.c.id == attempt).values(spoke=first.created))
+
+
+def looked(tx: sa.Connection, attempt: str, found: Mapping[str, int], *, now: float) -> dict[str, int]:
+    """Keep what was looked for after an attempt's end, and how many of each were there; its tokens are counted here.
+
+    The newest look counts. Answers all that was found.
+    """
+    remains = {**found, "tokens": int(read(tx, attempt).live)}  # they live as long as it does
+    tx.execute(attempts.update().where(attempts.c.id == attempt).values(remains={"time": now, "found": remains}))
+    return remains
 
 
 def must_live(rows: sa.Connection, attempt: str) -> Attempt:

@@ -115,6 +115,14 @@ class Local:
                     Path(place).chmod(0o700)
             shutil.rmtree(folder, ignore_errors=True)
 
+    def remains(self, attempt: str) -> dict[str, int]:
+        """How much of an attempt is still here, by what was looked for: after `stop` and `clear` it is 0 of each.
+
+        A look of its own: at every process of this machine, and at the disk. Whatever else an attempt will be given
+        of this machine (namespaces, control groups, links of the network) is to be looked for here, by its name.
+        """
+        return {"processes": len(strays(attempt)), "folders": int((self.folder / attempt).exists())}
+
     def left(self) -> list[str]:
         """The attempts that have a folder here."""
         return sorted(each.name for each in self.folder.iterdir()) if self.folder.is_dir() else []

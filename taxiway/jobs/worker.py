@@ -21,7 +21,7 @@ from taxiway.compute.local import Local
 from taxiway.db.database import Database
 from taxiway.iam import projects
 from taxiway.iam.keys import Keys
-from taxiway.jobs import queue, restarts, scheduling
+from taxiway.jobs import line, queue, restarts, scheduling
 from taxiway.jobs.queue import Job
 from taxiway.jobs.states import State
 from taxiway.settings import Settings
@@ -113,15 +113,17 @@ class Worker:
     def _claim(self, now: float, *, queued: bool) -> Job | None:
         """The next job: one that was abandoned, else a queued one if there is room."""
         with self.db.read() as rows:
-            if self._ending.is_set() or not queue.waiting(rows, now=now, queued=queued):
+            if self._ending.is_set() or not queue.waiting(rows, worker=self.name, now=now, queued=queued):
                 return None
         return self.db.write(lambda tx: queue.claim(tx, worker=self.name, now=now, lease=LEASE_S, queued=queued))
 
     def _explain(self, now: float) -> None:
         """Whoever has come since is told why it waits."""
-        if queue.last_queued(self.db) > self._explained:
+        with self.db.read() as rows:
+            last = line.last_queued(rows)
+        if last > self._explained:
             after = self._explained
-            self._explained = self.db.write(lambda tx: queue.explain(tx, most=self.most, after=after, now=now))
+            self._explained = self.db.write(lambda tx: line.explain(tx, most=self.most, after=after, now=now))
 
     def _hand_out(self, job: Job) -> None:
         key = (job.project, job.id)
@@ -271,13 +273,25 @@ class Worker:
         self._due.pop(attempt.id, None)
 
     def _bury(self, attempt: Attempt) -> None:
-        """End whatever an attempt left running, take in what it said and could not ship, clear its folder."""
+        """End whatever an attempt left running, take in what it said and could not ship, clear its folder.
+
+        Then look whether that is so, and keep what was found. The attempt must be over: then its tokens are dead.
+        """
         self.engine.stop(attempt.id, attempt.handle)
         said = self.engine.said(attempt.id)
         while batch := list(itertools.islice(said, WORDS)):
             lines = [logs.line(attempt.number, attempt.task, each) for each in batch]
             logs.append(self.db, attempt.project, attempt.subject, lines, now=time.time())
         self.engine.clear(attempt.id)
+        found, now = self.engine.remains(attempt.id), time.time()
+
+        def save(tx: sa.Connection) -> dict[str, int]:
+            attempts.listen(tx, attempt.id)
+            return attempts.looked(tx, attempt.id, found, now=now)
+
+        remains = self.db.write(save)
+        if any(remains.values()):
+            log.error("job %s/%s: left of attempt %s: %s", attempt.project, attempt.subject, attempt.id, remains)
 
     def _end(self, job: Job, to: State, error: str = "") -> None:
         if to is State.SUCCEEDED:
