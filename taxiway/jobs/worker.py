@@ -22,6 +22,7 @@ from taxiway.db.database import Database
 from taxiway.iam import projects
 from taxiway.iam.keys import Keys
 from taxiway.jobs import line, queue, restarts, scheduling
+from taxiway.jobs.clock import Clock
 from taxiway.jobs.queue import Job
 from taxiway.jobs.states import State
 from taxiway.settings import Settings
@@ -51,7 +52,8 @@ class Worker:
         self._ending = threading.Event()
         self._pause_s = settings.restart_ms / 1000
         self._due: dict[str, float] = {}  # attempts that pause before their start -> until when, on the steady clock
-        self._renewed = 0.0
+        self._clock = Clock()
+        self._renewed: float | None = None  # on the steady clock, as is the next
         self._listens = 0.0  # from when on jobs are held to their times
         self._explained = 0  # the position up to which queued jobs were told why they wait
         self._busy: set[tuple[str, str]] = set()  # jobs that a thread is at
@@ -61,7 +63,7 @@ class Worker:
     def start(self) -> None:
         queue.release_all(self.db)  # this server holds the home's lock: whoever held them is gone
         self._sweep()
-        self._listens = time.time() + ADOPT_S
+        self._listens = time.monotonic() + ADOPT_S
         self._thread.start()
 
     def wake(self) -> None:
@@ -84,7 +86,7 @@ class Worker:
     def _run(self) -> None:
         while not self._ending.is_set():
             try:
-                self._tick(time.time())
+                self._tick(self._clock.look())
             except Exception:  # noqa: BLE001 - the worker's edge: one bad turn is told, and the next one comes
                 log.error("the worker stumbled\n%s", traceback.format_exc())
             self._woken.wait(self._rest())
@@ -95,11 +97,11 @@ class Worker:
         return max(LOOK_S, min([TICK_S, *(due - time.monotonic() for due in self._due.copy().values())]))
 
     def _tick(self, now: float) -> None:
-        if now - self._renewed > LEASE_S / 4:
+        if self._renewed is None or time.monotonic() - self._renewed > LEASE_S / 4:
             queue.renew(self.db, worker=self.name, until=now + LEASE_S)
-            self._renewed = now
-        for late in queue.waited_out(self.db, now=now):
-            queue.cancel_if_over(self.db, late.project, late.id, now=now)
+            self._renewed = time.monotonic()
+        for late in queue.waited_out(self.db, now=self._clock.latest()):
+            queue.cancel_if_over(self.db, late.project, late.id, now=self._clock.since(late.created))
         held = queue.held_by(self.db, self.name)
         for job in held:
             self._hand_out(job)
@@ -177,13 +179,19 @@ class Worker:
 
     def _over(self, job: Job, attempt: Attempt | None) -> bool:
         """Whether the job was cancelled now, for its time; one whose replica has ended by itself is not."""
-        now = time.time()
-        if now < self._listens or not scheduling.over(job.training, created=job.created, started=job.started, now=now):
+        now = self._now(job)
+        if time.monotonic() < self._listens or not scheduling.over(
+            job.training, created=job.created, started=job.started, now=now
+        ):
             return False
         ended = self.engine.poll(attempt.handle) if attempt is not None and attempt.handle else None
         if (attempt is not None and attempt.state == "ENDED") or (ended is not None and ended.code != handles.LOST):
             return False
         return queue.cancel_if_over(self.db, job.project, job.id, now=now)
+
+    def _now(self, job: Job) -> float:
+        """The time by which a job is held to its limits."""
+        return self._clock.since(job.created if job.started is None else job.started)
 
     def _start(self, job: Job, turn: Turn, *why: str, severity: str = "INFO") -> None:
         """Commit an attempt, then start it, at once or after its pause."""
@@ -256,7 +264,7 @@ class Worker:
         turn = restarts.following(attempt, self._pause_s)
         if turn is None:
             self._end(job, State.FAILED, restarts.last_words(attempt))
-        elif queue.cancel_if_over(self.db, job.project, job.id, now=time.time()):
+        elif queue.cancel_if_over(self.db, job.project, job.id, now=self._now(job)):
             self.wake()  # it is CANCELLING now
         else:
             self._start(job, turn, restarts.announcement(attempt, turn), severity="WARNING")
