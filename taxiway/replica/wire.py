@@ -119,10 +119,14 @@ class Wire:
                     answer = connection.getresponse()
                     if answer.status < 300:
                         return read(answer)
-                    told = refusal(answer.status, answer.read())
-                if answer.status < 500 and answer.status != 429:
+                    raw = answer.read()
+                told = refusal(answer.status, raw)
+                refused = answer.status < 500 and answer.status != 429
+                if refused and self._is_ours(answer.status, raw):
                     raise told
-                if answer.status == 500:
+                if refused:
+                    self._look_for_the_server()
+                if refused or answer.status == 500:
                     broken_since = broken_since or time.monotonic()
                     if time.monotonic() - broken_since > BROKEN_S:
                         raise told
@@ -130,6 +134,17 @@ class Wire:
                 self._look_for_the_server()
             self.given_up.wait(pause)
         raise errors.Unavailable("The server did not come back.")
+
+    def _is_ours(self, status: int, body: bytes) -> bool:
+        """Whether our server refuses. Until it is back, on another port perhaps, another program may listen on its own.
+
+        A second server of our kind does not know this attempt's token, and so cannot tell whose it was.
+        """
+        try:
+            message = str(json.loads(body)["error"]["message"])
+        except (ValueError, KeyError, TypeError):
+            return False
+        return status != 401 or self.order.attempt in message
 
     def _look_for_the_server(self) -> None:
         """One that came back on another port has written it into the order. Raises FailedPrecondition without order."""
