@@ -203,6 +203,22 @@ def test_the_queue_goes_by_priority_and_says_why_each_waits(alone, lab, busy):
     assert "queued" not in run_cli(alone, "jobs", "describe", low).stderr
 
 
+def test_a_waiting_job_is_told_when_it_may_start(alone, lab):
+    holds = lab.submit(STAYS, scheduling={"maxRunningTime": "600s"})
+    lab.until_said(holds, "running")
+    following = lab.submit("pass", scheduling={"maxRunningTime": "60s"})
+    last = lab.submit("pass")
+    begun = wire.parse_timestamp(lab.get(holds)["startTime"])
+    start = wire.parse_timestamp(lab.get(following)["taxiway"]["waiting"]["estimatedStartTime"])
+    assert begun < start <= begun + 600
+    after = wire.parse_timestamp(lab.get(last)["taxiway"]["waiting"]["estimatedStartTime"])
+    assert start <= after <= start + 60  # or sooner, if the jobs of earlier tests tell so
+    assert "It may start at about 20" in run_cli(alone, "jobs", "describe", last).stderr
+    for job in (last, following, holds):
+        lab.cancel(job)
+        lab.ended(job)
+
+
 # --- limits and units ---
 
 

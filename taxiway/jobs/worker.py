@@ -94,7 +94,8 @@ class Worker:
 
     def _rest(self) -> float:
         """How long nothing is to be done, unless something happens."""
-        return max(LOOK_S, min([TICK_S, *(due - time.monotonic() for due in self._due.copy().values())]))
+        now = time.monotonic()
+        return max(LOOK_S, min([TICK_S, *(due - now for due in self._due.copy().values() if due > now)]))
 
     def _tick(self, now: float) -> None:
         if self._renewed is None or time.monotonic() - self._renewed > LEASE_S / 4:
@@ -258,7 +259,8 @@ class Worker:
         self._bury(attempt)
         if restarts.reason(attempt) == restarts.COMPLETED:
             if job.state is State.PREPARING:  # it ended while this server was away
-                job = self._move(job, State.RUNNING, started=attempt.created)
+                started = attempt.created if job.started is None else job.started  # the first time counts
+                job = self._move(job, State.RUNNING, started=started)
             self._end(job, State.SUCCEEDED)
             return
         turn = restarts.following(attempt, self._pause_s)
