@@ -67,11 +67,13 @@ class Handle(msgspec.Struct, frozen=True):
 class Exit(msgspec.Struct, frozen=True):
     """How the user's code ended: `<folder>/exit.json`, on the disk before it is reported.
 
-    `code` is what a shell would show: 128 + the signal for a process that was killed.
+    `code` is what a shell would show: 128 + the signal for a process that was killed. `reason` is a word for what the
+    code does not tell, such as OOM (the replica's memory limit ended it); "": the code tells all.
     """
 
     code: int
     error: str
+    reason: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Exit | None:

@@ -42,6 +42,10 @@ class Settings:
         default="",
         metadata={"help": "hosts that jobs in a jail may reach (by https), separated by commas; *.example.com"},
     )
+    restart_ms: int = field(
+        default=500,
+        metadata={"help": "milliseconds before a lost or killed replica starts again; each further time twice as many"},
+    )
     body_mib: int = field(
         default=64, metadata={"help": "the largest JSON request body, in MiB; uploads have no limit", "least": 1}
     )

@@ -5,6 +5,7 @@ offered yet is refused by its name.
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -18,7 +19,7 @@ from taxiway.api.call import SIGNED_IN, Call, Route, within
 from taxiway.api.discovery import Method
 from taxiway.environments import runtimes
 from taxiway.iam import policies, projects
-from taxiway.jobs import queue, selection, training, units
+from taxiway.jobs import line, queue, selection, story, training, units
 from taxiway.jobs.states import State
 from taxiway.models import copies, registry
 
@@ -36,6 +37,7 @@ SNAKE = {
     "pythonVersion": "python_version",
 }  # as the service told faults of versions
 MACHINES = re.compile(r"mls1-(c1-m2|c4-m2|highmem-1|highcpu-4)|n1-(standard|highmem|highcpu)-(2|4|8|16|32)")
+OURS = "taxiway"  # the field of a job that is not Google's: see jobs/story.py
 JOB_FIELDS = ("labels", "etag")  # that an update may name
 MODELS_LATER = ("online_prediction_logging", "online_prediction_console_logging")
 VERSIONS_LATER = (  # fields of Version that are understood and not offered yet
@@ -94,13 +96,17 @@ def create_job(call: Call) -> dict[str, Any]:
         notes=report.notes,
         creator=call.who.member,
         now=call.now,
+        checked=time.time(),
     )
     call.house.worker.wake()
     return _job(call, job)
 
 
 def get_job(call: Call) -> dict[str, Any]:
-    return _job(call, queue.get(call.house.db, call.path["project"], call.path["job"]))
+    """The job, and under `taxiway` what Google's message has no field for."""
+    job = queue.get(call.house.db, call.path["project"], call.path["job"])
+    told = story.tell(call.house.db, job, most=call.house.worker.most, now=call.now)
+    return {**_job(call, job), OURS: messages.write(told)}
 
 
 def list_jobs(call: Call) -> dict[str, Any]:
@@ -110,13 +116,14 @@ def list_jobs(call: Call) -> dict[str, Any]:
     found = queue.newest(
         call.house.db, call.path["project"], limit=size + 1, before=key[0] if key else None, having=having
     )
-    return wire.page("jobs", found, size, lambda job: (job.position,), lambda job: _job(call, job))
+    places = _places(call, found)
+    return wire.page("jobs", found, size, lambda job: (job.position,), lambda job: _job(call, job, places))
 
 
 def patch_job(call: Call) -> dict[str, Any]:
     """Replace the labels. An etag in the body is honoured whether the mask names it or not."""
     job = queue.get(call.house.db, call.path["project"], call.path["job"])
-    told = messages.read(schemas.Job, call.body)
+    told = messages.read(schemas.Job, _without_ours(call.body))
     mask = wire.mask(call.query.get("updateMask", ""), JOB_FIELDS)
     if "etag" in mask and not told.etag:
         raise wire.wrong("etag", "The update mask names it: send the etag of the job as you read it.")
@@ -146,8 +153,22 @@ def set_job_policy(call: Call) -> dict[str, Any]:
     return _policy(changed)
 
 
-def _job(call: Call, job: queue.Job) -> dict[str, Any]:
-    position = queue.ahead(call.house.db, job) if job.state is State.QUEUED else None
+def _without_ours(body: Any) -> Any:
+    """A job that is sent back as it was read bears our field: an output, as others that are read and ignored."""
+    return {name: value for name, value in body.items() if name != OURS} if isinstance(body, dict) else body
+
+
+def _places(call: Call, found: Iterable[queue.Job]) -> dict[int, int]:
+    """The places of queued jobs in the line, if one of these is queued."""
+    if all(job.state is not State.QUEUED for job in found):
+        return {}
+    with call.house.db.read() as rows:
+        return line.places(rows)
+
+
+def _job(call: Call, job: queue.Job, places: dict[int, int] | None = None) -> dict[str, Any]:
+    places = _places(call, [job]) if places is None else places
+    position = places.get(job.position) if job.state is State.QUEUED else None
     return messages.write(
         schemas.Job(
             job_id=job.id,

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from taxiway import errors
 from taxiway.api.call import REPLICA, Call, Route
 from taxiway.compute import attempts, logs
-from taxiway.handles import Said
+from taxiway.handles import Exit, Said
 from taxiway.iam import members
 from taxiway.iam.keys import HOUR
 from taxiway.jobs import queue
@@ -46,6 +46,8 @@ def say(call: Call) -> dict[str, Any]:
         attempt = attempts.must_live(tx, call.path["attempt"])
         lines = [logs.line(attempt.number, attempt.task, said) for said in told]
         logs.write(tx, attempt.project, attempt.subject, lines, now=call.now)
+        if attempt.kind == KIND and attempt.spoke is None:
+            attempts.listen(tx, attempt.id)
 
     call.house.db.write(save)
     return {}
@@ -59,9 +61,10 @@ def issue_token(call: Call) -> dict[str, Any]:
 
 
 def finish(call: Call) -> dict[str, Any]:
-    attempts.finish(
-        call.house.db, call.path["attempt"], _of(call, "exitCode", int), _of(call, "error", str), now=call.now
-    )
+    """How the user's code ended. `reason` may be left out: replicas that an earlier server started know of none."""
+    code, error = _of(call, "exitCode", int), _of(call, "error", str)
+    reason = _of(call, "reason", str) if "reason" in call.body else ""
+    attempts.finish(call.house.db, call.path["attempt"], Exit(code, error, reason), now=call.now)
     call.house.worker.wake()
     return {}
 

@@ -150,8 +150,8 @@ def describe(job: Job, project: options.Project = None, format: options.Format =
     server = client.connect(project)
     found = server.get(_path(server, job))
     printing.show(found, format)
-    if found.get("state") == "QUEUED":
-        _explain(server, found)
+    if waiting := found.get("taxiway", {}).get("waiting"):
+        _explain(job, waiting)
 
 
 @app.command("list", epilog=options.example("taxiway jobs list --limit 5 --filter 'jobId:fares* AND state:FAILED'"))
@@ -335,13 +335,13 @@ def _relabelled(server: Client, job: str, changed: Callable[[dict[str, Any]], di
     return client.unless_overtaken(attempt, f"The job {job}")
 
 
-def _explain(server: Client, job: dict[str, Any]) -> None:
-    """Why a queued job waits: how many are ahead of it now, and what the server said when there was no room for it."""
-    ahead = int(job.get("jobPosition", 0))
-    starts = "job starts" if ahead == 1 else "jobs start"
-    say(f"Job [{job['jobId']}] is queued: {ahead or 'no'} queued {starts} before it.")
-    for message in list(tail.messages(server, job["jobId"], "Waiting for another job to end: "))[-1:]:
-        say(f"When it was queued: {message}")
+def _explain(job: str, waiting: dict[str, Any]) -> None:
+    """Why a queued job waits, behind whom, and until when, if the server dares a guess."""
+    say(f"Job [{job}] is queued. {waiting['reason']}")
+    if behind := waiting.get("behind"):
+        say(f"Of this project before it: {', '.join(behind)}.")
+    if start := waiting.get("estimatedStartTime"):
+        say(f"It may start at about {printing.date(start)}.")
 
 
 def _labels(text: str | None, flag: str = "--labels") -> dict[str, str]:

@@ -121,6 +121,14 @@ class Local:
                     Path(place).chmod(0o700)
             shutil.rmtree(folder, ignore_errors=True)
 
+    def remains(self, attempt: str) -> dict[str, int]:
+        """How much of an attempt is still here, by what was looked for: after `stop` and `clear` it is 0 of each.
+
+        A look of its own: at every process of this machine, and at the disk. Whatever else an attempt will be given
+        of this machine (namespaces, control groups, links of the network) is to be looked for here, by its name.
+        """
+        return {"processes": len(strays(attempt)), "folders": int((self.folder / attempt).exists())}
+
     def left(self) -> list[str]:
         """The attempts that have a folder here."""
         return sorted(each.name for each in self.folder.iterdir()) if self.folder.is_dir() else []
@@ -157,13 +165,17 @@ def sweep(db: Database, engine: Local) -> None:
 
 
 def strays(attempt: str) -> list[psutil.Process]:
-    """Every process that bears the attempt's mark, and every one below such a one, whatever it did to get away."""
+    """Every process that bears the attempt's mark or works below its folder, and every one below such a one.
+
+    Who did away with its environment, its parents and its folder, and whose replica was killed, is not found.
+    """
     running: dict[int, list[psutil.Process]] = {}  # by their parents
     found: list[psutil.Process] = []
-    for process in psutil.process_iter(["ppid", "environ", "status"]):
+    for process in psutil.process_iter(["ppid", "environ", "cwd", "status"]):
         if process.info["status"] != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
             running.setdefault(process.info["ppid"], []).append(process)
-            if (process.info["environ"] or {}).get(handles.MARK) == attempt:
+            bears = (process.info["environ"] or {}).get(handles.MARK) == attempt
+            if bears or attempt in Path(process.info["cwd"] or "").parts:
                 found.append(process)
     for process in found:  # grows as it goes
         found += [each for each in running.get(process.pid, ()) if each not in found]

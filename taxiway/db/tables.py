@@ -233,10 +233,12 @@ jobs = sa.Table(
     sa.Column("worker", sa.Text),  # who holds the lease
     _time("lease", nullable=True),  # until when
     _time("created"),
+    _time("queued", nullable=True),  # when it was checked and kept: what lies before was its validation
     _time("started", nullable=True),
     _time("ended", nullable=True),
     *_policy(),
-    sa.Index("ix_jobs_state", "state", "position"),
+    sa.Index("ix_jobs_queue", "state", "priority", "project", "position"),  # whose turn it is
+    sa.Index("ix_jobs_project", "project", "state", "position"),  # how long a project's last jobs took
 )
 
 attempts = sa.Table(
@@ -248,15 +250,22 @@ attempts = sa.Table(
     _text("subject"),  # the job's id, or model/version
     _text("task"),  # master-replica-0
     _whole("number"),  # 1, 2, ... of this subject
+    _whole("restart", server_default="0"),  # how often its replica was started again within this try of the job
+    _whole("retry", server_default="0"),  # how often the whole job was tried again before it
+    sa.Column("pause", sa.Float, nullable=False, server_default="0"),  # seconds between its commit and its start
     _text("state"),  # STARTED -> PREPARING -> RUNNING -> ENDED; FENCED: superseded, its word is refused
     sa.Column("identity", sa.Text, nullable=False),  # the service account that the user's code acts as
     sa.Column("work", sa.JSON, nullable=False),  # what the replica is to do: see plan.Work
     _text("handle", server_default=sa.text("''")),  # the engine's own word for the running replica
     sa.Column("exit_code", sa.Integer),
     sa.Column("error", sa.Text),
+    sa.Column("reason", sa.Text),  # why it ended, in a word: Completed, Error, Signal, OOM, Lost
     _time("created"),
+    _time("ran", nullable=True),  # when its environment was there and the user's code began
+    _time("spoke", nullable=True),  # when the user's code said its first line
     _time("heard", nullable=True),  # the last heartbeat
     _time("ended", nullable=True),
+    _json("remains"),  # what was looked for after its end, and found: {"time": 1.5, "found": {"processes": 0}}
     sa.Index("ix_attempts_subject", "project", "kind", "subject"),
 )
 

@@ -69,7 +69,7 @@ class Agent:
             if self.heard != self.state:
                 self.wire.heartbeat(self.state)
             self.over = True
-            self.wire.finish(ended.code, ended.error)
+            self.wire.finish(ended)
         return 0
 
     def _work(self) -> Exit:

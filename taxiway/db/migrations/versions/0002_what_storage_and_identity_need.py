@@ -89,8 +89,21 @@ def upgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.add_column(sa.Column("priority", sa.BigInteger(), server_default="0", nullable=False))
         batch_op.add_column(sa.Column("wait_until", sa.Float(), nullable=True))
+        batch_op.add_column(sa.Column("queued", sa.Float(), nullable=True))
         batch_op.add_column(sa.Column("policy", sa.JSON(), server_default='{"bindings":[]}', nullable=False))
         batch_op.add_column(sa.Column("policy_version", sa.BigInteger(), server_default="1", nullable=False))
+        batch_op.drop_index("ix_jobs_state")
+        batch_op.create_index("ix_jobs_queue", ["state", "priority", "project", "position"], unique=False)
+        batch_op.create_index("ix_jobs_project", ["project", "state", "position"], unique=False)
+
+    with op.batch_alter_table("attempts", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("restart", sa.BigInteger(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("retry", sa.BigInteger(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("pause", sa.Float(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("reason", sa.Text(), nullable=True))
+        batch_op.add_column(sa.Column("ran", sa.Float(), nullable=True))
+        batch_op.add_column(sa.Column("spoke", sa.Float(), nullable=True))
+        batch_op.add_column(sa.Column("remains", sa.JSON(none_as_null=True), nullable=True))
 
     with op.batch_alter_table("models", schema=None) as batch_op:
         batch_op.add_column(sa.Column("policy", sa.JSON(), server_default='{"bindings":[]}', nullable=False))
