@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from taxiway.compute.streams import Streams
 from taxiway.db.database import Database
 from taxiway.iam.access import Access
 from taxiway.iam.audit import Audit
@@ -26,3 +27,4 @@ class House:
     blobs: Blobs
     deployments: Deployments
     worker: Worker
+    streams: Streams

@@ -31,6 +31,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     fetch: dict[str, str]  # folder below the replica's own -> gs:// prefix whose objects go there
     command: list[str]
     variables: dict[str, str]
+    trial: str = ""  # of a job that tunes: 1, 2, ...
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,6 +39,7 @@ from taxiway.api import (
     replicas,
     storage,
     storage_xml,
+    streams,
     tokens,
     users,
     wire,
@@ -46,6 +47,7 @@ from taxiway.api import (
 from taxiway.api import storage_xml_forms as xml
 from taxiway.api.call import ANYONE, REPLICA, SIGNED_IN, Call, Route, caller, whole_body, within
 from taxiway.compute import local
+from taxiway.compute.streams import Streams
 from taxiway.db import migrate
 from taxiway.db.database import Database
 from taxiway.house import House
@@ -68,6 +70,7 @@ GRACE_S = 10  # how long running requests may take at the end
 
 ROUTES: list[Route] = [
     *storage.ROUTES,
+    *streams.ROUTES,  # before ml's {job}, which would match J:streamLogs too
     *ml.ROUTES,
     *logs.ROUTES,
     *iam.ROUTES,
@@ -423,6 +426,7 @@ def open_house(
         blobs=kept,
         deployments=Deployments(db, held, engine, kept),
         worker=Worker(db, held, engine, configured),
+        streams=Streams(db),
     )
     household.write_credentials(db, held, located)
     return house, located
@@ -462,6 +466,7 @@ async def _serve(
         await ended.wait()
     finally:
         ended.set()
+        house.streams.close()
         started.cancel()
         renewing.cancel()
         caring.stop()

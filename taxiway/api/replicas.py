@@ -44,7 +44,7 @@ def say(call: Call) -> dict[str, Any]:
 
     def save(tx: sa.Connection) -> None:
         attempt = attempts.must_live(tx, call.path["attempt"])
-        lines = [logs.line(attempt.number, attempt.task, said) for said in told]
+        lines = [logs.line(attempt.number, attempt.task, said, attempt.trial) for said in told]
         logs.write(tx, attempt.project, attempt.subject, lines, now=call.now)
 
     call.house.db.write(save)

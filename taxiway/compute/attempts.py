@@ -43,6 +43,11 @@ class Attempt:
     def live(self) -> bool:
         return self.state in LIVE
 
+    @property
+    def trial(self) -> str:
+        """The number of the trial that it works on; "" for a job that tunes nothing."""
+        return str(self.work.get("trial", ""))
+
 
 def create(tx: sa.Connection, attempt: str, kind: str, work: Work, *, identity: str, now: float) -> Attempt:
     """Commit an attempt; every earlier one of the same replica is fenced in the same transaction."""

@@ -244,7 +244,7 @@ class Worker:
         self.engine.stop(attempt.id, attempt.handle)
         said = self.engine.said(attempt.id)
         while batch := list(itertools.islice(said, WORDS)):
-            lines = [logs.line(attempt.number, attempt.task, each) for each in batch]
+            lines = [logs.line(attempt.number, attempt.task, each, attempt.trial) for each in batch]
             logs.append(self.db, attempt.project, attempt.subject, lines, now=time.time())
         self.engine.clear(attempt.id)
 

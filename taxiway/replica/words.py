@@ -25,7 +25,7 @@ LONGEST = 64 * 1024  # bytes of one line; what is over is cut, and the line says
 PIECE = 64 * 1024  # what a pipe holds
 BATCH = 1024 * 1024  # bytes of one report at most; a line never has that many
 ROOM = 16 * 1024 * 1024  # bytes of shipped lines that may stay on the disk
-PACE_S = 0.2  # how long a line may wait for company
+PACE_S = 0.1  # between two reports: a line after a pause leaves at once, those that follow it closely wait for company
 REMEMBERED = 200  # lines of the error stream
 TOLD = 20  # of them, for a failure without a traceback
 TRACEBACK = "Traceback (most recent call last):"
@@ -93,10 +93,11 @@ class Words:
         while not closing:
             self._fresh.wait()
             self._fresh.clear()
-            closing = self._closing.wait(PACE_S)
+            closing = self._closing.is_set()  # before the lines are read: what was said before the end is among them
             while batch := self._next():
                 self.wire.say(batch)
             self._make_room(0 if closing else ROOM)
+            self._closing.wait(PACE_S)
 
     def _next(self) -> list[bytes]:
         """The next lines that are whole on the disk."""
