@@ -252,14 +252,15 @@ class Worker:
         if to is State.SUCCEEDED:
             self._move(job, to, "Finished tearing down training program.", "Job completed successfully.", ended=True)
         elif to is State.FAILED:
-            self._move(job, to, error, severity="ERROR", ended=True, error=error)
+            last = ("Finished tearing down training program.", "Job failed.")
+            self._move(job, to, error, *last, severity="ERROR", ended=True, error=error)
         else:
             self._move(job, to, "Job cancelled.", ended=True)
         log.info("job %s/%s: %s", job.project, job.id, to.value)
         self.wake()  # there is room for another
 
     def _move(self, job: Job, to: State, *words: str, severity: str = "INFO", **changes: object) -> Job:
-        """Move the row and say so in the job's log, both or neither."""
+        """Move the row and say so in the job's log, both or neither; `severity` is that of the first words."""
         now = time.time()
         if changes.get("ended"):
             changes["ended"] = now
@@ -267,7 +268,8 @@ class Worker:
         def save(tx: sa.Connection) -> Job:
             moved = queue.move(tx, job.project, job.id, to, worker=self.name, **changes)
             if words:
-                logs.say(tx, job.project, job.id, *words, severity=severity, now=now)
+                logs.say(tx, job.project, job.id, *words[:1], severity=severity, now=now)
+                logs.say(tx, job.project, job.id, *words[1:], now=now)
             return moved
 
         return self.db.write(save)
