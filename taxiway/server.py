@@ -47,6 +47,7 @@ from taxiway.api import (
 from taxiway.api import storage_xml_forms as xml
 from taxiway.api.call import ANYONE, REPLICA, SIGNED_IN, Call, Route, caller, whole_body, within
 from taxiway.compute import local
+from taxiway.compute.retention import Retention
 from taxiway.compute.streams import Streams
 from taxiway.db import migrate
 from taxiway.db.database import Database
@@ -57,6 +58,7 @@ from taxiway.iam.audit import Audit
 from taxiway.iam.keys import Keys
 from taxiway.iam.members import NOBODY
 from taxiway.iam.users import Passwords
+from taxiway.jobs import queue
 from taxiway.jobs.worker import Worker
 from taxiway.models.deployments import Deployments
 from taxiway.settings import MIB, Settings
@@ -453,6 +455,9 @@ async def _serve(
     serving.add_done_callback(lambda _: ended.set())
     started = asyncio.create_task(listening.started.wait())
     renewing = asyncio.create_task(_renew(house.keys, located, RENEW_S))
+    kept = house.settings
+    retention = Retention(house.db, days=kept.log_days, mib=kept.log_mib, going=queue.going)
+    retention.start()
     caring = upkeep.Upkeep(house.db, house.blobs, every_s=house.settings.upkeep_s)
     cared = asyncio.create_task(caring.run())
     try:
@@ -475,6 +480,7 @@ async def _serve(
         await cared
         await house.deployments.stop()
         await connect.close()
+        await run_in_threadpool(retention.stop)
         await run_in_threadpool(house.audit.stop)
 
 

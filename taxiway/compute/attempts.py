@@ -111,6 +111,12 @@ def live(rows: sa.Connection, kind: str) -> Sequence[Attempt]:
     return [Attempt(**row._mapping) for row in found]
 
 
+def growing(rows: sa.Connection) -> set[tuple[str, str]]:
+    """(project, subject) of everything that an attempt lives of."""
+    found = rows.execute(sa.select(attempts.c.project, attempts.c.subject).where(attempts.c.state.in_(LIVE)))
+    return {(row.project, row.subject) for row in found}
+
+
 def hold(db: Database, attempt: str, handle: str) -> None:
     """Keep the engine's word for the running replica."""
     db.write(lambda tx: tx.execute(attempts.update().where(attempts.c.id == attempt).values(handle=handle)))
