@@ -37,6 +37,7 @@ from taxiway.api import (
     ml,
     predict,
     replicas,
+    samples,
     storage,
     storage_xml,
     streams,
@@ -73,6 +74,7 @@ GRACE_S = 10  # how long running requests may take at the end
 ROUTES: list[Route] = [
     *storage.ROUTES,
     *streams.ROUTES,  # before ml's {job}, which would match J:streamLogs too
+    *samples.ROUTES,
     *ml.ROUTES,
     *logs.ROUTES,
     *iam.ROUTES,

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from taxiway import errors
 from taxiway.api.call import REPLICA, Call, Route
-from taxiway.compute import attempts, logs
-from taxiway.handles import Said
+from taxiway.compute import attempts, logs, samples
+from taxiway.handles import Said, Sample
 from taxiway.iam import members
 from taxiway.iam.keys import HOUR
 from taxiway.jobs import queue
@@ -51,6 +51,13 @@ def say(call: Call) -> dict[str, Any]:
     return {}
 
 
+def sample(call: Call) -> dict[str, Any]:
+    """Keep samples of what the replica used; one that is sent again is kept once."""
+    told = _of(call, "samples", list[Sample])
+    call.house.db.write(lambda tx: samples.keep(tx, attempts.must_live(tx, call.path["attempt"]), told))
+    return {}
+
+
 def issue_token(call: Call) -> dict[str, Any]:
     """An access token of the attempt's service account; it dies with the attempt."""
     attempt = attempts.get(call.house.db, call.path["attempt"])
@@ -77,6 +84,7 @@ ROUTES = [
     Route("GET", ATTEMPT, REPLICA, get_work),
     Route("POST", f"{ATTEMPT}:heartbeat", REPLICA, heartbeat),
     Route("POST", f"{ATTEMPT}:log", REPLICA, say),
+    Route("POST", f"{ATTEMPT}:sample", REPLICA, sample),
     Route("POST", f"{ATTEMPT}:token", REPLICA, issue_token),
     Route("POST", f"{ATTEMPT}:finish", REPLICA, finish),
 ]

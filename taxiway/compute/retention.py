@@ -1,4 +1,4 @@
-"""How long logs are kept: lines go when they are too old, or when all logs together take too much room.
+"""How long logs are kept, and samples: until they are too old, or all logs together take too much room.
 
 The oldest lines of what has ended go first, some at a time. Those of a running job stay, unless its log alone has more
 than all may have; then it loses its own oldest ones, and says so once. How much there is is known by `logbooks`: where
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from taxiway import errors
-from taxiway.compute import attempts, logs
+from taxiway.compute import attempts, logs, samples
 from taxiway.db.database import Database
 from taxiway.db.tables import logbooks
 from taxiway.db.tables import logs as lines
@@ -62,6 +62,8 @@ class Retention:
         gone = 0
         while not self._ending.is_set() and (some := self._some(limits, now)):
             gone += some
+        while not self._ending.is_set() and samples.sweep(self.db, now - self.days * DAY_S):
+            pass
         if gone:
             log.info("%d old lines of logs were removed", gone)
         return gone

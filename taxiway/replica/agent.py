@@ -21,7 +21,7 @@ from taxiway.environments import layers, runtimes
 from taxiway.environments.progress import Lines, Progress
 from taxiway.handles import Exit
 from taxiway.plan import Work
-from taxiway.replica import family
+from taxiway.replica import family, samples
 from taxiway.replica.relay import relay
 from taxiway.replica.wire import Wire
 from taxiway.replica.words import Words
@@ -107,7 +107,8 @@ class Agent:
         self.state = "RUNNING"
         self.moved.set()
         followers = [self._follow(self.child.stdout, False), self._follow(self.child.stderr, True)]
-        code = self.child.wait()
+        with samples.taken(self.child, self.wire):
+            code = self.child.wait()
         family.end()  # a stray that holds the pipe open would keep us here
         for follower in followers:
             follower.join(DRAIN_S)
