@@ -113,17 +113,20 @@ class Words:
             self._fresh.wait()
             self._fresh.clear()
             closing = self._closing.is_set()  # before the lines are read: what was said before the end is among them
-            while batch := self._next():
-                self.wire.say(batch)
+            more = True
+            while more:
+                batch, more = self._next()
+                if batch:
+                    self.wire.say(batch)
             self._make_room(0 if closing else ROOM)
             self._closing.wait(PACE_S)
 
-    def _next(self) -> list[bytes]:
-        """The next lines that are whole on the disk."""
+    def _next(self) -> tuple[list[bytes], bool]:
+        """The next lines that are whole on the disk, and whether there may be more: what is said just now can wait."""
         piece = os.pread(self._kept.fileno(), BATCH, self._shipped)
         end = piece.rfind(b"\n") + 1
         self._shipped += end
-        return piece[:end].splitlines()
+        return piece[:end].splitlines(), len(piece) == BATCH
 
     def _make_room(self, most: int) -> None:
         """Once all is shipped and more than `most` bytes are there, the file begins anew."""

@@ -91,7 +91,7 @@ def upgrade() -> None:
     )
     op.execute(
         "INSERT INTO logbooks (project, subject, lines, bytes, oldest, newest) SELECT project, subject, count(*), "
-        "sum(length(message) + 300), min(timestamp), max(timestamp) FROM logs GROUP BY project, subject"
+        "sum(length(message) + 400), min(timestamp), max(timestamp) FROM logs GROUP BY project, subject"
     )
     op.create_table(
         "samples",
