@@ -11,16 +11,26 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
+import people
 import psutil
 import pytest
+from starlette.requests import Request
 from trainers import Lab, until
 
 from taxiway.api import streams as wire
+from taxiway.api.call import Call
 from taxiway.cli import tail
 from taxiway.compute import filters, logs
 from taxiway.compute.streams import Streams
 from taxiway.handles import Said
+from taxiway.iam import projects
+from taxiway.iam.access import Access
+from taxiway.iam.keys import Keys
+from taxiway.iam.members import Caller
+from taxiway.jobs import queue
+from taxiway.schemas import TrainingInput
 
 PROJECT = "rides-1"
 TASKS = ("master-replica-0", "worker-replica-0", "ps-replica-0")
@@ -143,6 +153,36 @@ def test_one_task_alone_can_be_followed_and_long_lines_come_in_small_pages(db):
     assert max(sizes) < 1.2 * 2**20
 
 
+def test_a_silent_stream_shows_that_it_lives_and_ends_when_its_reader_may_no_longer_read(db, monkeypatch):
+    monkeypatch.setattr(wire, "BEAT_S", 0.1)
+    monkeypatch.setattr(wire, "ASKED_S", 0.3)
+    me, secret = "user:o@x.org", Keys(b"s" * 32)
+    db.write(lambda tx: projects.create(tx, PROJECT, owners=[me], now=0))
+    queue.create(db, PROJECT, "j", TrainingInput(python_module="trainer.task"), {}, creator=me, now=time.time())
+    bearer = secret.access_token(me, now=time.time(), seconds=3)
+
+    async def read():
+        call = Call(
+            house=SimpleNamespace(db=db, streams=Streams(db), access=Access(db, secret)),
+            who=Caller(me),
+            path={"project": PROJECT, "job": "j"},
+            query={},
+            request=Request({"type": "http", "headers": [(b"authorization", f"Bearer {bearer}".encode())]}),
+            body=None,
+            now=time.time(),
+            base="",
+        )
+        return [chunk async for chunk in wire._events(call, "", "")]
+
+    began = time.monotonic()
+    retry, lines, *beats = asyncio.run(read())
+    assert retry == wire.RETRY
+    assert messages(lines)[-1] == "Job j is queued."
+    assert set(beats) == {b":\n\n"}
+    assert len(beats) >= 10
+    assert 1 < time.monotonic() - began < 8
+
+
 # --- on a running server ---
 
 PRINTS = """
@@ -212,15 +252,29 @@ def test_the_stream_holds_what_entries_list_does_and_goes_on_from_any_of_its_ids
     assert told(rest) == entries[4:]
 
 
-def test_who_may_not_read_both_the_job_and_the_log_is_refused(lab, server):
+def test_who_may_read_the_job_and_not_the_projects_logs_is_refused(lab, server, runtime_python):
+    job = lab.submit("print('one')")
+    neighbour, _ = people.second_project(server, "other-rides")
+    policy = {"bindings": [{"role": "roles/ml.jobOwner", "members": [neighbour]}]}
+    granted = server.call("POST", f"/v1/projects/{server.project}/jobs/{job}:setIamPolicy", json={"policy": policy})
+    assert granted.status_code == 200
+    headers = people.bearer(server, neighbour)
+    assert server.http.get(f"/v1/projects/{server.project}/jobs/{job}", headers=headers).status_code == 200
+    refused = server.http.get(path(server, job), headers=headers)
+    assert refused.status_code == 403
+    assert "logging.logEntries.list" in refused.json()["error"]["message"]
+
+
+def test_nobody_and_what_is_not_there_are_refused_before_a_stream_begins(lab, server):
     for headers, code in (({}, 401), ({"Authorization": f"Bearer {server.token}"}, 404)):
         assert server.http.get(path(server, "nope"), headers=headers).status_code == code
     bad = server.call("GET", path(server, "nope") + "?lastEventId=yesterday")
     assert bad.json()["error"]["message"].startswith("Field: lastEventId Error: 'yesterday' is no id of an event")
 
 
+@pytest.mark.parametrize("end", ["stop", "kill"])
 def test_a_stream_ends_with_its_server_and_the_command_line_goes_on_with_the_next(
-    start_server, tmp_path, runtime_python
+    start_server, tmp_path, end, runtime_python
 ):
     running = start_server()
     lab = Lab(running.call, running.project, running.address.service_agent).open()
@@ -242,9 +296,12 @@ def test_a_stream_ends_with_its_server_and_the_command_line_goes_on_with_the_nex
     with stream(running, job) as answer:
         events = tail.events(answer.iter_bytes())
         next(events)
-        assert running.stop() == 0
-        assert all(event.kind == "message" for event in events)  # it was ended, and says no untrue end
-    assert time.monotonic() - began < 8  # well before the grace is over
+        if end == "stop":
+            assert running.stop() == 0
+            assert all(event.kind == "message" for event in events)  # it was ended, and says no untrue end
+            assert time.monotonic() - began < 8  # well before the grace is over
+        else:
+            running.kill()
     until(lambda: "Waiting for it; the job goes on." in (tmp_path / "err").read_text())
     go_on.touch()
     again = start_server(running.home)

@@ -76,7 +76,7 @@ class _Sampler:
         try:
             for pause in chain(FIRST_S, repeat(EVERY_S)):
                 ended = self._ended.wait(pause)
-                self._waiting.append(self.meter.read())
+                self._waiting.append(self.meter.read(last=ended))
                 if ended:
                     return
                 if len(self._waiting) >= BATCH:
@@ -105,9 +105,10 @@ class Meter:
         self._reaped = _reaped()  # what builds before us used
         self._largest = max(_largest(), _largest(resource.RUSAGE_SELF))  # Linux takes a child for no smaller than us
         self._before = (0.0, 0, 0)
+        self._seen: tuple[float | None, int | None] = (None, None)
 
-    def read(self) -> Sample:
-        """What the family used since then.
+    def read(self, *, last: bool = False) -> Sample:
+        """What the family used since then; the `last` one takes no time for the GPUs, which may be a second.
 
         Of what has ended meanwhile the processor's time is known whole, its memory if it had more than all that ended
         before, and of its files what was seen before.
@@ -123,7 +124,9 @@ class Meter:
         read, written = sum(each.read for each in family), sum(each.written for each in family)
         before, self._before = self._before, (cpu, read, written)
         span, self._at = now - self._at, now
-        busy, held = _gpus() if self._gpus else (None, None)
+        if self._gpus and not last:
+            self._seen = _gpus()
+        busy, held = self._seen
         return Sample(
             time=time.time(),
             span=span,
