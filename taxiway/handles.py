@@ -92,6 +92,20 @@ class Said(msgspec.Struct, frozen=True):
     message: str
 
 
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replica's family of processes used within a span of time."""
+
+    time: float  # its end, seconds since 1970
+    span: float  # seconds
+    cpu: float  # seconds, of all cores together
+    memory: int  # bytes: resident, what several share counted once
+    processes: int
+    read: int  # bytes, of whatever they read
+    written: int
+    gpu: float | None = None  # how many were busy in the mean, of all GPUs of the host; null: it has none
+    gpu_memory: int | None = None  # bytes
+
+
 def said(folder: Path) -> Iterator[Said]:
     """The lines that a replica left on the disk; a half-written last one is left out."""
     try:

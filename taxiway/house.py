@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from taxiway.compute.streams import Streams
 from taxiway.db.database import Database
 from taxiway.iam.access import Access
 from taxiway.iam.audit import Audit
@@ -30,3 +31,4 @@ class House:
     machines: Machines
     preflight: Preflight
     worker: Worker
+    streams: Streams

@@ -34,6 +34,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float = 0.0  # at most so many; 0: no limit
     memory: int = 0  # bytes, at most; 0: no limit
     gpus: list[int] = []  # those of the host's that it may use, as nvidia-smi counts them
+    trial: str = ""  # of a job that tunes: 1, 2, ...
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

@@ -59,6 +59,13 @@ class Settings:
     audit_days: int = field(
         default=400, metadata={"help": "how many days the audit log keeps a row", "least": 1, "most": 36500}
     )
+    log_days: int = field(
+        default=400, metadata={"help": "how many days a line of a job's log is kept", "least": 1, "most": 36500}
+    )
+    log_mib: int = field(
+        default=4096,
+        metadata={"help": "how much all logs may take, in MiB; the oldest lines of ended jobs go first", "least": 1},
+    )
 
     @property
     def database(self) -> Path:

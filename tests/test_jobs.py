@@ -269,8 +269,11 @@ def test_a_trainer_that_raises_fails_with_its_last_traceback(lab):
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[-2:] == ["ValueError: the fare is negative", "really"]
     assert "caught" not in ended["errorMessage"]
-    (last,) = lab.said(job, "service")[-1:]
-    assert last == ended["errorMessage"]
+    last = lab.said(job, "service")[-3:]
+    assert last == [ended["errorMessage"], "Finished tearing down training program.", "Job failed."]
+    severities = {each["jsonPayload"]["message"]: each["severity"] for each in lab.entries(job)}
+    assert severities["ValueError: the fare is negative"] == severities[ended["errorMessage"]] == "ERROR"
+    assert severities["Job failed."] == severities["Waiting for job to be provisioned."] == "INFO"
 
 
 def test_a_wrong_argument_fails_with_what_argparse_says(lab):

@@ -146,12 +146,14 @@ def training(
 
 @app.command(epilog=options.example("taxiway jobs describe fares_1"))
 def describe(job: Job, project: options.Project = None, format: options.Format = None) -> None:
-    """Print all that is known of a job; of one that is queued, also why it waits."""
+    """Print all that is known of a job; of one that is queued, also why it waits, else what it used."""
     server = client.connect(project)
     found = server.get(_path(server, job))
     printing.show(found, format)
     if waiting := found.get("taxiway", {}).get("waiting"):
         _explain(job, waiting)
+    for use in server.get(f"{_path(server, job)}:summarizeUsage").get("tasks", []):
+        say(_usage(use))
 
 
 @app.command("list", epilog=options.example("taxiway jobs list --limit 5 --filter 'jobId:fares* AND state:FAILED'"))
@@ -218,6 +220,30 @@ def stream_logs(job: Job, task_name: Task = None, project: options.Project = Non
     server = client.connect(project)
     server.get(_path(server, job))  # a job that is not there is said at once
     _exit_by(_follow(server, job, task_name, to_stderr=False))
+
+
+@app.command(epilog=options.example("taxiway jobs samples fares_1"))
+def samples(job: Job, task_name: Task = None, project: options.Project = None, format: options.Format = None) -> None:
+    """List what a job used, every few seconds: busy cores and GPUs, memory, what was read and written."""
+    server = client.connect(project)
+    asked = {"pageSize": 5000, **({"taskName": task_name} if task_name else {})}
+    rows = list(server.items(f"{_path(server, job)}:listSamples", "samples", **asked))
+    columns: list[printing.Column] = [
+        ("TIME", lambda row: printing.date(row["time"])),
+        ("SPAN", lambda row: f"{float(row['span'][:-1]):.1f}s"),
+        ("TASK", lambda row: row["taskName"]),
+        ("CPU", lambda row: f"{row['cpu']:.2f}"),
+        ("MEMORY", lambda row: printing.size(int(row["memoryBytes"]))),
+        ("PROCESSES", lambda row: row["processes"]),
+        ("READ", lambda row: printing.size(int(row["readBytes"]))),
+        ("WRITTEN", lambda row: printing.size(int(row["writtenBytes"]))),
+    ]
+    if any("gpu" in row for row in rows):
+        columns += [
+            ("GPU", lambda row: f"{row['gpu']:.2f}" if "gpu" in row else ""),
+            ("GPU_MEMORY", lambda row: printing.size(int(row.get("gpuMemoryBytes", 0)))),
+        ]
+    printing.show_list(rows, columns, format)
 
 
 GRANT = "fares_1 --member user:ann@example.com --role roles/ml.jobOwner"
@@ -342,6 +368,19 @@ def _explain(job: str, waiting: dict[str, Any]) -> None:
         say(f"Of this project before it: {', '.join(behind)}.")
     if start := waiting.get("estimatedStartTime"):
         say(f"It may start at about {printing.date(start)}.")
+
+
+def _usage(use: dict[str, Any]) -> str:
+    """What a replica used, in a line."""
+
+    def size(name: str) -> str:
+        return printing.size(int(use[name]))
+
+    gpu = f", {use['gpu']:.2f} GPUs, at most {size('peakGpuMemoryBytes')} there" if "gpu" in use else ""
+    return (
+        f"{use['taskName']} used {use['cpu']:.2f} cores in the mean ({use['cpuSeconds']:.1f} s in all), at most "
+        f"{size('peakMemoryBytes')} of memory{gpu}; it read {size('readBytes')} and wrote {size('writtenBytes')}."
+    )
 
 
 def _labels(text: str | None, flag: str = "--labels") -> dict[str, str]:

@@ -54,6 +54,11 @@ class Attempt:
     def live(self) -> bool:
         return self.state in LIVE
 
+    @property
+    def trial(self) -> str:
+        """The number of the trial that it works on; "" for a job that tunes nothing."""
+        return str(self.work.get("trial", ""))
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -140,6 +145,12 @@ def of(rows: sa.Connection, project: str, kind: str, subject: str) -> list[Attem
 def live(rows: sa.Connection, kind: str) -> Sequence[Attempt]:
     found = rows.execute(sa.select(attempts).where(attempts.c.kind == kind, attempts.c.state.in_(LIVE)))
     return [Attempt(**row._mapping) for row in found]
+
+
+def growing(rows: sa.Connection) -> set[tuple[str, str]]:
+    """(project, subject) of everything that an attempt lives of."""
+    found = rows.execute(sa.select(attempts.c.project, attempts.c.subject).where(attempts.c.state.in_(LIVE)))
+    return {(row.project, row.subject) for row in found}
 
 
 def hold(db: Database, attempt: str, handle: str) -> None:

@@ -281,9 +281,43 @@ logs = sa.Table(
     _text("task"),
     _text("message"),
     _time("created"),  # when the line was written, where it was written
+    _text("trial", server_default=sa.text("''")),  # of a job that tunes
     sa.UniqueConstraint("project", "subject", "insert_id"),
     sa.Index("ix_logs_read", "project", "subject", "timestamp", "insert_id"),
     sa.Index("ix_logs_timestamp", "timestamp", "insert_id"),
+)
+
+logbooks = sa.Table(  # what `logs` holds of one job or version, so that nobody has to count it
+    "logbooks",
+    metadata,
+    _text("project", primary_key=True),
+    _text("subject", primary_key=True),
+    _whole("lines"),
+    _whole("bytes"),  # about what the lines take on the disk
+    _text("oldest"),  # the stamp of the first line that is there
+    _text("newest"),  # of the last that was ever there
+    _flag("cut"),  # whether its own log said that its oldest lines were removed
+)
+
+samples = sa.Table(  # what replicas used, every few seconds; older ones are joined, two into one
+    "samples",
+    metadata,
+    sa.Column("row", sa.Integer, primary_key=True, autoincrement=True),
+    _text("project"),
+    _text("kind"),  # job | version
+    _text("subject"),
+    _text("task"),
+    _whole("number"),  # of the attempt
+    _time("time"),  # the end of what it tells of
+    _time("span"),  # seconds
+    _time("cpu"),  # seconds of all cores together, within the span
+    _whole("memory"),  # bytes, the most within the span
+    _whole("processes"),
+    _whole("read"),  # bytes, within the span
+    _whole("written"),
+    sa.Column("gpu", sa.Float),  # of all GPUs of the host, 0 to 1 each; null: it has none
+    sa.Column("gpu_memory", sa.BigInteger),  # bytes
+    sa.UniqueConstraint("project", "kind", "subject", "task", "number", "time"),
 )
 
 # --- models: the result ---

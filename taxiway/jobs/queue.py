@@ -202,6 +202,14 @@ def held_by(db: Database, worker: str) -> list[Job]:
         return [_job(row) for row in rows.execute(sa.select(jobs).where(held & (jobs.c.worker == worker)))]
 
 
+def going(rows: sa.Connection) -> set[tuple[str, str]]:
+    """(project, id) of every job that has not ended."""
+    found = rows.execute(
+        sa.select(jobs.c.project, jobs.c.id).where(jobs.c.state.in_([each.value for each in states.MOVES]))
+    )
+    return {(row.project, row.id) for row in found}
+
+
 def move(tx: sa.Connection, project: str, job: str, to: State, *, worker: str | None = None, **changes: Any) -> Job:
     """Compare-and-set: the row decides, so two callers cannot both win.
 

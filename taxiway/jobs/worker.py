@@ -303,7 +303,7 @@ class Worker:
         self.engine.stop(attempt.id, attempt.handle)
         said = self.engine.said(attempt.id)
         while batch := list(itertools.islice(said, WORDS)):
-            lines = [logs.line(attempt.number, attempt.task, each) for each in batch]
+            lines = [logs.line(attempt.number, attempt.task, each, attempt.trial) for each in batch]
             logs.append(self.db, attempt.project, attempt.subject, lines, now=time.time())
         self.engine.clear(attempt.id)
         found, now = self.engine.remains(attempt.id), time.time()
@@ -320,14 +320,15 @@ class Worker:
         if to is State.SUCCEEDED:
             self._move(job, to, "Finished tearing down training program.", "Job completed successfully.", ended=True)
         elif to is State.FAILED:
-            self._move(job, to, error, severity="ERROR", ended=True, error=error)
+            last = ("Finished tearing down training program.", "Job failed.")
+            self._move(job, to, error, *last, severity="ERROR", ended=True, error=error)
         else:
             self._move(job, to, "Job cancelled.", ended=True)
         log.info("job %s/%s: %s", job.project, job.id, to.value)
         self.wake()  # there is room for another
 
     def _move(self, job: Job, to: State, *words: str, severity: str = "INFO", **changes: object) -> Job:
-        """Move the row and say so in the job's log, both or neither."""
+        """Move the row and say so in the job's log, both or neither; `severity` is that of the first words."""
         now = time.time()
         if changes.get("ended"):
             changes["ended"] = now
@@ -335,7 +336,8 @@ class Worker:
         def save(tx: sa.Connection) -> Job:
             moved = queue.move(tx, job.project, job.id, to, worker=self.name, **changes)
             if words:
-                logs.say(tx, job.project, job.id, *words, severity=severity, now=now)
+                logs.say(tx, job.project, job.id, *words[:1], severity=severity, now=now)
+                logs.say(tx, job.project, job.id, *words[1:], now=now)
             return moved
 
         return self.db.write(save)

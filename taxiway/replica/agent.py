@@ -21,7 +21,7 @@ from taxiway.environments import layers, pythons, runtimes
 from taxiway.environments.progress import Lines, Progress
 from taxiway.handles import Exit
 from taxiway.plan import Work
-from taxiway.replica import family, ground
+from taxiway.replica import family, ground, samples
 from taxiway.replica.ground import Ground
 from taxiway.replica.wire import Wire
 from taxiway.replica.words import Words
@@ -101,7 +101,8 @@ class Agent:
         self.state = "RUNNING"
         self.moved.set()
         followers = [self._follow(self.child.stdout, False), self._follow(self.child.stderr, True)]
-        code = on.returned(self.child.wait())
+        with samples.taken(self.child, self.wire):
+            code = on.returned(self.child.wait())
         family.end()  # a stray that holds the pipe open would keep us here
         for follower in followers:
             follower.join(DRAIN_S)

@@ -21,7 +21,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from taxiway import errors
-from taxiway.handles import Exit, Order
+from taxiway.handles import Exit, Order, Sample
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,9 @@ class Wire:
     def say(self, lines: list[bytes]) -> None:
         """Lines of output, each a `handles.Said` as JSON."""
         self._own("POST", ":log", b'{"lines":[' + b",".join(lines) + b"]}")
+
+    def sample(self, taken: list[Sample]) -> None:
+        self._own("POST", ":sample", msgspec.json.encode({"samples": taken}))
 
     def finish(self, ended: Exit) -> None:
         told = {"exitCode": ended.code, "error": ended.error, "reason": ended.reason}
