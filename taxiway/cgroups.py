@@ -15,6 +15,7 @@ import msgspec
 
 PERIOD_US = 100_000  # in which a share of the processors is counted
 OWN = Path("/proc/self/cgroup")
+CONTROLLERS = ("pids", "memory", "cpu")
 MOUNTS = Path("/proc/self/mounts")
 
 
@@ -66,6 +67,12 @@ def make(name: str, *, memory: int, cpus: float, processes: int) -> Group:
                     break
                 folder.rmdir()
     return Group(made)
+
+
+def left(word: str) -> list[Path]:
+    """The groups, wherever one may be made, whose names end in a word."""
+    every = {place for controller in CONTROLLERS for place in _places(controller)}
+    return [found for place in every for found in place.glob(f"*{word}")]
 
 
 def _set(folder: Path, settings: Sequence[tuple[str, str]]) -> bool:

@@ -16,6 +16,7 @@ from taxiway import files
 # because those are kept from the setup.py of a stranger's package, which must be found as well.
 MARK = "CLOUD_ML_ATTEMPT_ID"
 LOST = -1  # the exit code of a replica that went without a word; a real one is 0 to 255
+OOM = "OOM"  # an Exit's reason: the limit of memory ended it
 TAKEN = 75  # the exit code of a second replica of one folder: it never was
 
 
@@ -68,7 +69,7 @@ class Exit(msgspec.Struct, frozen=True):
     """How the user's code ended: `<folder>/exit.json`, on the disk before it is reported.
 
     `code` is what a shell would show: 128 + the signal for a process that was killed. `reason` is a word for what the
-    code does not tell, such as OOM (the replica's memory limit ended it); "": the code tells all.
+    code does not tell, such as OOM; "": the code tells all.
     """
 
     code: int

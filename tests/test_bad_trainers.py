@@ -59,8 +59,15 @@ def agents(server, job):
     return found
 
 
-def test_a_trainer_that_kills_whoever_cares_for_it_is_started_again_and_nothing_of_it_stays(lab):
-    """Its child has neither our mark nor a parent of ours: it is found by the folder that it works in."""
+def test_a_trainer_that_kills_whoever_cares_for_it_is_started_again_and_nothing_of_it_stays(
+    start_server, runtime_python
+):
+    """Its child has neither our mark nor a parent of ours: it is found by the folder that it works in.
+
+    In a jail it could not do any of this.
+    """
+    server = start_server(None, TAXIWAY_JAIL="off")
+    lab = Lab(server.call, server.project, server.address.service_agent).open()
     job = lab.submit("""
         import os, signal, subprocess, sys, time
         child = "import os, time; print('bare', os.getpid(), flush=True); time.sleep(600)"
@@ -104,7 +111,7 @@ def test_a_trainer_that_stops_itself_is_cancelled(server, lab):
     lab.cancel(job)
     ended = lab.ended(job)
     assert ended["state"] == "CANCELLED"
-    assert ended["taxiway"]["attempts"][0]["left"] == {"processes": 0, "folders": 0, "tokens": 0}
+    assert ended["taxiway"]["attempts"][0]["left"] == {"processes": 0, "groups": 0, "folders": 0, "tokens": 0}
 
 
 def test_a_job_may_be_cancelled_at_any_moment(server, lab):
@@ -122,7 +129,7 @@ def test_a_job_may_be_cancelled_at_any_moment(server, lab):
     assert states[0] == "CANCELLED"
     for job, state in zip(jobs, states, strict=True):
         for each in lab.get(job)["taxiway"]["attempts"] if state == "CANCELLED" and "here" in lab.said(job) else ():
-            assert each["left"] == {"processes": 0, "folders": 0, "tokens": 0}
+            assert each["left"] == {"processes": 0, "groups": 0, "folders": 0, "tokens": 0}
         assert lab.said(job)[-1] == {"CANCELLED": "Job cancelled."}.get(state, "Job completed successfully.")
 
 

@@ -292,11 +292,13 @@ def test_a_trainer_that_eats_memory_is_ended_alone_and_its_job_says_so(lab, serv
     limit = next(each for each in (memory / "memory.max", memory / "memory.limit_in_bytes") if each.exists())
     limit.write_text(str(256 * MIB))
     (folder / "tmp/go").touch()
-    ended = lab.ended(job)
-    assert ended["state"] == "FAILED"
-    assert "was killed by SIGKILL" in ended["errorMessage"]
-    assert "It used more memory than" in ended["errorMessage"]
-    until(lambda: not memory.exists())
+    until(lambda: any("restart 1 of 5" in line for line in lab.said(job)), lambda: lab.said(job))
+    (why,) = [line for line in lab.said(job) if "restart 1 of 5" in line]
+    assert "was killed by SIGKILL" in why
+    assert "It used more memory than" in why
+    lab.cancel(job)
+    assert lab.ended(job)["taxiway"]["attempts"][0]["reason"] == "OOM"
+    assert not memory.exists()
     assert server.process.poll() is None
 
 

@@ -100,7 +100,8 @@ def test_the_last_words_of_what_ended_by_itself_are_its_own():
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory, runtime_python):
     """A server that starts again without a pause worth the name."""
-    running = start(tmp_path_factory.mktemp("quick") / "home", TAXIWAY_RESTART_MS="1")
+    # Without jails: what a trainer leaves in a folder of this host is there when it starts again.
+    running = start(tmp_path_factory.mktemp("quick") / "home", TAXIWAY_RESTART_MS="1", TAXIWAY_JAIL="off")
     yield running
     running.http.close()
     stopped = running.stop()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import run_cli
-from trainers import Lab, until
+from trainers import Lab, trainer, until
 
+from taxiway import handles
 from taxiway.api import shapes, wire
 from taxiway.jobs import story
 
@@ -33,7 +34,9 @@ os.wait()
 while not os.path.exists("there"):
     time.sleep(0.01)
 os.mkdir("locked"); open("locked/in", "w").close(); os.chmod("locked", 0)
-print("trainer", os.getpid(), os.getcwd(), flush=True)
+print("all here", flush=True)
+while not os.path.exists("go"):
+    time.sleep(0.01)
 """
 ENDS = {
     "ends": "time.sleep(0.5)",
@@ -48,10 +51,10 @@ def lab(server, runtime_python):
     return Lab(server.call, server.project, server.address.service_agent).open()
 
 
-def pids(lab, job):
-    """Every process that the trainer's family told of."""
-    words = [line.split() for line in lab.said(job) if line.startswith(("bare ", "daemon ", "trainer "))]
-    return {int(each[1]) for each in words}
+def family_of(job):
+    """The agent of a job and every process below it, whatever that did to its variables."""
+    agent = next(each for each in trainer(job).parents() if "taxiway.replica" in each.cmdline())
+    return {agent.pid, *(each.pid for each in agent.children(recursive=True))}
 
 
 def runs(pid):
@@ -77,10 +80,12 @@ def marked(attempt):
 @pytest.mark.parametrize("how", ENDS)
 def test_nothing_is_left_of_a_job_that(server, lab, how):
     job = lab.submit(STAYS + ENDS[how])
-    until(lambda: len(pids(lab, job)) >= 3, lambda: lab.said(job))
-    place = Path(next(line.split()[2] for line in lab.said(job) if line.startswith("trainer "))).parent
-    attempt = place.name
-    family = pids(lab, job)
+    lab.until_said(job, "all here")
+    attempt = trainer(job).environ()[handles.MARK]
+    place = server.home / "attempts" / attempt
+    family = family_of(job)
+    assert len(family) >= 4
+    (place / "work/go").touch()
     if how == "crashes":
         until(lambda: lab.said(job).count("restart 1 of 5") or len(lab.get(job)["taxiway"]["attempts"]) > 1)
         first = lab.get(job)["taxiway"]["attempts"][0]
@@ -88,11 +93,11 @@ def test_nothing_is_left_of_a_job_that(server, lab, how):
     if how in ("is cancelled", "crashes"):
         lab.cancel(job)
     ended = lab.ended(job)
-    assert [pid for pid in family | pids(lab, job) if runs(pid)] == []
+    assert [pid for pid in family if runs(pid)] == []
     assert marked(attempt) == []
     assert not place.exists()
     for told in ended["taxiway"]["attempts"]:
-        assert told["left"] == {"processes": 0, "folders": 0, "tokens": 0}
+        assert told["left"] == {"processes": 0, "groups": 0, "folders": 0, "tokens": 0}
         assert told["endTime"] <= told["checkTime"] <= ended["endTime"]
     assert (
         ended["taxiway"]["attempts"][0]["reason"]

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from taxiway import errors, handles
+from taxiway import cgroups, errors, handles
 from taxiway.address import Address
 from taxiway.cgroups import Group
 from taxiway.compute import attempts
@@ -124,10 +124,14 @@ class Local:
     def remains(self, attempt: str) -> dict[str, int]:
         """How much of an attempt is still here, by what was looked for: after `stop` and `clear` it is 0 of each.
 
-        A look of its own: at every process of this machine, and at the disk. Whatever else an attempt will be given
-        of this machine (namespaces, control groups, links of the network) is to be looked for here, by its name.
+        A look of its own: at every process of this machine, at its control groups, and at the disk. A namespace lasts
+        as long as its processes.
         """
-        return {"processes": len(strays(attempt)), "folders": int((self.folder / attempt).exists())}
+        return {
+            "processes": len(strays(attempt)),
+            "groups": len(cgroups.left(attempt)),
+            "folders": int((self.folder / attempt).exists()),
+        }
 
     def left(self) -> list[str]:
         """The attempts that have a folder here."""

@@ -8,13 +8,14 @@ https://cloud.google.com/ai-platform/training/docs/overview
 
 from __future__ import annotations
 
+from taxiway import handles
 from taxiway.compute.attempts import Attempt, Turn, word
 
 RESTARTS = 5
 RETRIES = 3
 LONGEST_S = 15.0  # between an end and the next start
 MOST = (RESTARTS + 1) * (RETRIES + 1)
-COMPLETED, ERROR, SIGNAL, OOM, LOST = "Completed", "Error", "Signal", "OOM", "Lost"
+COMPLETED, ERROR, SIGNAL, OOM, LOST = "Completed", "Error", "Signal", handles.OOM, "Lost"
 AGAIN = (SIGNAL, OOM, LOST)
 
 

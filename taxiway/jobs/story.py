@@ -52,7 +52,9 @@ class Try(Message, frozen=True, kw_only=True):
         str, output("Why it ended: Completed, Error, Signal, OOM, Lost, Cancelled; empty while it lives.")
     ] = ""
     exit_code: Annotated[Int32 | None, output("Its program's exit code; 128 + the signal that ended it.")] = None
-    check_time: Annotated[Timestamp | None, output("When its processes, folders and tokens were looked for.")] = None
+    check_time: Annotated[
+        Timestamp | None, output("When its processes, control groups, folders and tokens were looked for.")
+    ] = None
     left: Annotated[dict[str, Int32] | None, output("How many of each were found then: 0 is as it must be.")] = None
 
 

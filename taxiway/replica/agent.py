@@ -111,7 +111,9 @@ class Agent:
             self.words.say("Clean up finished.")
             return Exit(0, "")
         said = list(self.words.stderr)
-        return Exit(family.exit_code(code), family.last_words(work.task, code, said, starved=on.starved))
+        starved = on.starved
+        told = family.last_words(work.task, code, said, starved=starved)
+        return Exit(family.exit_code(code), told, handles.OOM if starved else "")
 
     def _follow(self, pipe: object, errors_stream: bool) -> threading.Thread:
         thread = threading.Thread(
