@@ -8,6 +8,7 @@ import importlib.metadata
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -353,6 +354,45 @@ def test_a_package_that_is_only_requirements_may_stand_beside_the_code(choice, t
     assert run(layers.ensure(choice, [sdist(tmp_path), needs]), "import feather, trainer; print(1)") == "1"
 
 
+PRINT = "import tiny\n\ndef say(x):\n    print x\n"  # what a Python 2 alone can read
+
+
+@pytest.mark.parametrize(
+    ("files", "where"),
+    [
+        ({"trainer/task.py": PRINT}, "trainer/task.py, line 4: `print x`"),
+        ({"trainer/__init__.py": PRINT}, "trainer/__init__.py, line 4: `print x`"),
+        ({"trainer/task.py": "from . import model\n", "trainer/model.py": PRINT}, "trainer/model.py, line 4: "),
+        ({"trainer/task.py": "from trainer.model import x\n", "trainer/model.py": PRINT}, "trainer/model.py, line 4: "),
+        ({"trainer/task.py": "try:\n  1/0\nexcept ValueError, e:\n  pass\n"}, "trainer/task.py, line 3: `except Valu"),
+    ],
+)
+def test_source_of_python_2_is_refused_by_its_line(choice, tmp_path, files, where):
+    package = sdist(tmp_path, files={"trainer/__init__.py": "", **files})
+    for _ in range(2):  # while it is built, and when it stands
+        with pytest.raises(
+            errors.FailedPrecondition, match=rf"Python {HERE}\.\d+ cannot read {re.escape(where)}.*2to3"
+        ):
+            layers.ensure(choice, [package], module="trainer.task")
+
+
+def test_other_source_that_cannot_be_read_is_told_without_a_guess_at_its_age(choice, tmp_path):
+    package = sdist(tmp_path, files={"trainer/__init__.py": "", "trainer/task.py": "def f(:\n"})
+    with pytest.raises(errors.FailedPrecondition, match=r"trainer/task\.py, line 1: `def f\(:`.*Mend it") as caught:
+        layers.ensure(choice, [package], module="trainer.task")
+    assert "Python 2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "task",
+    ["", "try:\n    from trainer import old\nexcept Exception:\n    pass\n", "if 0:\n    import trainer.old\n"],
+)
+def test_source_of_python_2_that_may_never_be_imported_harms_nobody(choice, tmp_path, task):
+    files = {"trainer/__init__.py": "", "trainer/task.py": f"{task}print('ran')\n", "trainer/old.py": PRINT}
+    python = layers.ensure(choice, [sdist(tmp_path, files=files)], module="trainer.task")
+    assert run(python, "import trainer.task") == "ran"
+
+
 def test_two_processes_that_want_the_same_layer_build_it_once(fresh, tmp_path):
     runtimes.build(fresh)
     package = sdist(tmp_path)
@@ -518,6 +558,7 @@ def test_the_command_lists_every_runtime_with_what_it_also_runs(fresh):
     assert {row["state"] for row in rows} <= {"NOT_BUILT", "NO_PYTHON"}  # in this cache
     assert {row["size"] for row in rows} == {None}
     assert ("2.15", "1.0 to 1.15, 2.0 to 2.14") in {(row["version"], row["alsoFor"]) for row in rows}
+    assert ("1.8", "1.0 to 1.7") in {(row["version"], row["alsoFor"]) for row in rows}
     assert "1.0 to 1.15" in taxiway("list").stdout
 
 

@@ -223,7 +223,8 @@ def _installed(work: Work, choice: Choice, package: packaging.Package) -> tuple[
     with tempfile.TemporaryDirectory(prefix="taxiway-") as folder, host.building() as told:
         archive = Path(folder) / package.file
         archive.write_bytes(package.content)
-        interpreter = layers.ensure(choice, [archive], told)
+        module = work.command[work.command.index("-m") + 1]
+        interpreter = layers.ensure(choice, [archive], told, module=module)
         return interpreter, receipts.of(work, choice, [archive], interpreter)
 
 

@@ -40,6 +40,19 @@ def venv(folder: Path, base: Path, prompt: str, turn: int) -> None:
     run(["venv", "--allow-existing", "--prompt", prompt, "--python", str(base), str(folder)], turn, None)
 
 
+def install(interpreter: Path, arguments: list[str], turn: int, say: Say | None) -> None:
+    """`uv pip ARGUMENTS` into an environment whose modules are compiled then. Raises Failed."""
+    # uv's own compiler asks of a Python what 3.7 was the first to have.
+    alone = any((interpreter.parent.parent / "lib").glob("python3.6"))
+    how = [] if alone else ["--compile-bytecode"]
+    run(["pip", *arguments, *how, "--python", str(interpreter)], turn, say)
+    if alone:
+        compile_all = [str(interpreter), "-I", "-m", "compileall", "-q", "-j", "0"]
+        site = str(interpreter.parent.parent / "lib/python3.6/site-packages")
+        silent = subprocess.DEVNULL  # a module that it cannot read is told by whoever imports it
+        subprocess.run([*compile_all, site], stdout=silent, stderr=silent, env=_environ(), pass_fds=[turn], check=False)
+
+
 def run(arguments: list[str], turn: int, say: Say | None) -> None:
     """Run uv on a terminal of its own: only there does it tell how far its downloads are. Raises Failed."""
     wheelhouse = os.environ.get("TAXIWAY_WHEELHOUSE")
