@@ -35,7 +35,7 @@ def ensure(choice: Choice, archives: Sequence[Path], say: Say | None = None, *, 
     names = "".join(f"{digest} {name}\n" for (digest, name), _ in hashes)
     key = hashlib.sha256(f"{choice.key}\n{names}".encode()).hexdigest()[:32]
     folder = folders.cache() / "environments" / key
-    folders.once(folder, lambda turn: _build(folder, choice, [path for _, path in hashes], turn, say), say)
+    folders.once(folder, lambda turn, say: _build(folder, choice, [path for _, path in hashes], turn, say), say)
     if module and (folders.record(folder) or {}).get("unread"):
         packages.must_be_readable(folders.interpreter(folder), folders.site(folder, choice.python), module)
     return folders.interpreter(folder)

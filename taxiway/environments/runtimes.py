@@ -32,6 +32,7 @@ class Runtime:
     pythons: tuple[str, ...]  # "3.11", the preferred first
     lock: Path
     summary: str = ""
+    mib: int = 0  # about what it takes of the disk
     frameworks: tuple[str, ...] = ()
     provides: Mapping[str, str] = field(default_factory=dict, hash=False)  # asked for -> what stands in for it
     stands_in: tuple[tuple[str, str], ...] = ()  # first and last of the versions that it runs in place of
@@ -148,6 +149,7 @@ def table() -> dict[str, Runtime]:
             pythons=tuple(row["pythons"]),
             lock=folder / row["lock"],
             summary=row["summary"],
+            mib=row["mib"],
             frameworks=tuple(row["frameworks"]),
             provides=row.get("provides", {}),
             stands_in=tuple((first, last) for first, last in row.get("stands_in", ())),
@@ -239,7 +241,7 @@ def build(choice: Choice, say: Say | None = None) -> Path:
     """
     folder = path(choice)
 
-    def install(turn: int) -> dict[str, Any]:
+    def install(turn: int, say: Say) -> dict[str, Any]:
         try:
             uv.venv(folder, choice.base, choice.key, turn)
             lock = str(choice.runtime.lock)
@@ -251,7 +253,7 @@ def build(choice: Choice, say: Say | None = None) -> Path:
                 f"Runtime {choice.runtime.version} for Python {choice.release} could not be built in {folder}. "
                 f"Check the network (or TAXIWAY_WHEELHOUSE, a folder of wheels), then try again.\n{failure}"
             ) from None
-        if missing := requirements.unmet(folders.interpreter(folder), _locked(choice.runtime.lock), {}):
+        if missing := requirements.unmet(folders.interpreter(folder), pins(choice.runtime.lock), {}):
             raise errors.Unavailable(
                 f"Runtime {choice.runtime.version} for Python {choice.release} was not installed whole: "
                 f"{', '.join(missing[:5])} is missing in {folder}. Try again."
@@ -264,6 +266,13 @@ def build(choice: Choice, say: Say | None = None) -> Path:
     return folders.interpreter(folder)
 
 
+def pins(lock: Path) -> list[str]:
+    """What a lock pins, as requirements with their markers and without their hashes."""
+    lines = lock.read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line[:1].strip() and not line.startswith(("#", "-"))]
+    return [pin.partition(" --hash")[0].rstrip(" \\") for pin in pins]
+
+
 def _known(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
@@ -271,10 +280,3 @@ def _known(version: str) -> tuple[int, ...]:
 def _numbers(version: str) -> tuple[int, ...] | None:
     """1.15 -> (1, 15); None for what is no version of a runtime."""
     return _known(version) if re.fullmatch(r"[0-9]\.(0|[1-9][0-9]?)", version, re.ASCII) else None
-
-
-def _locked(lock: Path) -> list[str]:
-    """What a lock pins, as requirements with their markers and without their hashes."""
-    lines = lock.read_text(encoding="utf-8").splitlines()
-    pins = [line for line in lines if line[:1].strip() and not line.startswith(("#", "-"))]
-    return [pin.partition(" --hash")[0].rstrip(" \\") for pin in pins]
