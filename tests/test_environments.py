@@ -691,7 +691,7 @@ def test_the_default_runtime_has_what_trainers_import(tmp_path):
     choice = runtimes.resolve(None, None)
     python = runtimes.build(choice)
     code = f"""
-        import google.cloud.storage, hypertune, msgspec, pkg_resources, tensorboard
+        import google.cloud.storage, hypertune, msgspec, pkg_resources, sklearn, tensorboard, xgboost
         import tensorflow as tf
         with tf.summary.create_file_writer({str(tmp_path)!r}).as_default():
             tf.summary.scalar("loss", 1.0, step=1)

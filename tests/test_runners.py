@@ -236,7 +236,14 @@ def test_every_runner_parses_as_python_3_6():
         ast.parse(path.read_text(), feature_version=(3, 6))
 
 
-OTHERS = {"numpy", "tensorflow", "msgspec"}  # what the runners of a framework find in its runtime
+OTHERS = {
+    "numpy",
+    "tensorflow",
+    "msgspec",
+    "sklearn",
+    "xgboost",
+    "joblib",
+}  # what the runners of a framework find in its runtime
 
 
 def test_the_runners_import_the_standard_library_their_neighbours_and_their_framework_only():
