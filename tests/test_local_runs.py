@@ -685,7 +685,12 @@ def test_the_only_signature_is_used_whatever_its_name(environ, models, rides):
         ("broken", [], "1\n", "Failed to load model: "),
         ("nothing", [], "1\n", "is not a folder"),
         (".", [], "1\n", "Failed to load model: "),
-        ("fares", ["--framework", "xgboost"], "1\n", "xgboost is not offered; runtime 2.21 offers tensorflow"),
+        (
+            "fares",
+            ["--framework", "pytorch"],
+            "1\n",
+            "pytorch is not offered; runtime 2.21 offers tensorflow, scikit-learn",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_sentence_and_the_exit_code_1(environ, models, model, flags, given, words):
