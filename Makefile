@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV := .tools/bin/uv
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: setup lab test lint bench torture lock clean
+.PHONY: setup jail lab test lint bench torture lock clean
 
 setup: $(VENV)/.ready  ## the private environment, then the default runtime (with progress)
 	@$(BIN)/taxiway runtimes build
@@ -18,6 +18,12 @@ test: setup  ## every test but the long rounds
 
 torture: setup  ## the long rounds: crash tests by the hundred
 	@$(BIN)/python -m pytest -m torture --timeout=3600 $(TESTS)
+
+jail:  ## optional: bubblewrap, without which jobs run beside the server's own files
+	@if command -v bwrap >/dev/null; then bwrap --version; \
+	elif ! command -v apt-get >/dev/null; then echo "Install bubblewrap (the program bwrap) by your system's own means."; \
+	else $$([ "$$(id -u)" = 0 ] || echo sudo) apt-get install --yes --no-install-recommends bubblewrap util-linux \
+	  || echo "bubblewrap could not be installed: jobs run without a jail, and their logs say so."; fi
 
 lint: $(VENV)/.ready  ## style, formatting, strict types
 	@$(BIN)/ruff check .

@@ -30,6 +30,8 @@ class Order(msgspec.Struct, frozen=True):
     url: str  # the server's plain port
     tls_port: int
     bundle: str  # the file of CAs that the user's code is to trust
+    jail: str = "auto"  # auto: where there can be one; require; off
+    jail_hosts: str = ""  # where a jail's code may go beside this server, separated by commas
 
     @classmethod
     def read(cls, folder: Path) -> Order:
@@ -65,11 +67,13 @@ class Handle(msgspec.Struct, frozen=True):
 class Exit(msgspec.Struct, frozen=True):
     """How the user's code ended: `<folder>/exit.json`, on the disk before it is reported.
 
-    `code` is what a shell would show: 128 + the signal for a process that was killed.
+    `code` is what a shell would show: 128 + the signal for a process that was killed. `reason` is a word for what the
+    code does not tell, such as OOM (the replica's memory limit ended it); "": the code tells all.
     """
 
     code: int
     error: str
+    reason: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Exit | None:
@@ -86,6 +90,20 @@ class Said(msgspec.Struct, frozen=True):
     time: float  # seconds since 1970
     severity: str
     message: str
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replica's family of processes used within a span of time."""
+
+    time: float  # its end, seconds since 1970
+    span: float  # seconds
+    cpu: float  # seconds, of all cores together
+    memory: int  # bytes: resident, what several share counted once
+    processes: int
+    read: int  # bytes, of whatever they read
+    written: int
+    gpu: float | None = None  # how many were busy in the mean, of all GPUs of the host; null: it has none
+    gpu_memory: int | None = None  # bytes
 
 
 def said(folder: Path) -> Iterator[Said]:

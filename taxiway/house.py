@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from taxiway.compute.streams import Streams
 from taxiway.db.database import Database
 from taxiway.iam.access import Access
 from taxiway.iam.audit import Audit
 from taxiway.iam.keys import Keys
 from taxiway.iam.users import Passwords
+from taxiway.jobs.machines import Machines
+from taxiway.jobs.preflight import Preflight
 from taxiway.jobs.worker import Worker
 from taxiway.models.deployments import Deployments
 from taxiway.settings import Settings
@@ -25,4 +28,7 @@ class House:
     audit: Audit
     blobs: Blobs
     deployments: Deployments
+    machines: Machines
+    preflight: Preflight
     worker: Worker
+    streams: Streams

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
 import socketserver
 import sys
 import threading
@@ -80,10 +81,13 @@ class Metadata:
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
-    def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
-        """Listens and returns the port (a free one if `port` is 0). Raises FailedPrecondition if it cannot."""
+    def start(self, host: str = "127.0.0.1", port: int = 0, *, listening: socket.socket | None = None) -> int:
+        """Listens and returns the port (a free one if `port` is 0), or answers on a socket that listens already.
+
+        Raises FailedPrecondition if it cannot.
+        """
         try:
-            self._server = _Server((host, port), self.reply)
+            self._server = _Server((host, port), self.reply, listening)
         except OSError as e:
             raise errors.FailedPrecondition(
                 f"The metadata server could not listen on {host}:{port} ({e.strerror or e}). "
@@ -160,9 +164,15 @@ class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], reply: Callable[[str, Message], Reply]) -> None:
+    def __init__(
+        self, address: tuple[str, int], reply: Callable[[str, Message], Reply], listening: socket.socket | None
+    ) -> None:
         self.reply = reply
-        super().__init__(address, _Handler)
+        super().__init__(address, _Handler, bind_and_activate=listening is None)
+        if listening is not None:
+            self.socket.close()
+            self.socket = listening.dup()
+            self.server_address = self.socket.getsockname()
 
     def handle_error(self, request: object, client_address: object) -> None:
         failure = sys.exc_info()[1]

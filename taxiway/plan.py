@@ -31,6 +31,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     fetch: dict[str, str]  # folder below the replica's own -> gs:// prefix whose objects go there
     command: list[str]
     variables: dict[str, str]
+    cpus: float = 0.0  # at most so many; 0: no limit
+    memory: int = 0  # bytes, at most; 0: no limit
+    gpus: list[int] = []  # those of the host's that it may use, as nvidia-smi counts them
+    trial: str = ""  # of a job that tunes: 1, 2, ...
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,14 +46,30 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     variables: dict[str, str]  # over the caller's own, below the work's
 
 
-def training(project: str, number: int, job: str, told: schemas.TrainingInput, *, runtime: str, python: str) -> Work:
-    """The single replica of a BASIC job: `python -m module args --job-dir dir`, as the service ran it.
+def training(
+    project: str,
+    number: int,
+    job: str,
+    told: schemas.TrainingInput,
+    *,
+    runtime: str,
+    python: str,
+    cpus: float = 0.0,
+    memory: int = 0,
+    gpus: Sequence[int] | None = None,
+) -> Work:
+    """A job's master, which runs alone in every tier: `python -m module args --job-dir dir`, as the service ran it.
 
     The arguments' order, TF_CONFIG and CLOUD_ML_* are those of the training service (its distributed training page).
+    `gpus` are those of the host that it sees; None leaves that to the host.
     """
     role = _primary(runtime)
     place = Place({role: [f"127.0.0.1:{PORT}"]}, role, 0)
-    return _replica(project, number, job, told, place, runtime=runtime, python=python)
+    work = _replica(project, number, job, told, place, runtime=runtime, python=python)
+    seen = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
+    return msgspec.structs.replace(
+        work, cpus=cpus, memory=memory, gpus=list(gpus or ()), variables={**work.variables, **seen}
+    )
 
 
 def local(told: schemas.TrainingInput, *, project: str, python: str, start_port: int = 0) -> list[Work]:
@@ -70,7 +90,15 @@ def local(told: schemas.TrainingInput, *, project: str, python: str, start_port:
     places += [Place(cluster, "evaluator", index) for index in range(told.evaluator_count or 0)]
     return [
         _replica(
-            project, 0, "local", told, place, runtime=told.runtime_version, python=python, flags=_safe_path(python)
+            project,
+            0,
+            "local",
+            told,
+            place,
+            runtime=told.runtime_version,
+            python=python,
+            evaluators=told.evaluator_count or 0,
+            flags=_safe_path(python),
         )
         for place in places
     ]
@@ -117,11 +145,12 @@ def _replica(
     *,
     runtime: str,
     python: str,
+    evaluators: int = 0,
     flags: Sequence[str] = (),
 ) -> Work:
     arguments = [*told.args, *(["--job-dir", told.job_dir] if told.job_dir else [])]
     described = msgspec.to_builtins(told)
-    lone = sum(map(len, place.cluster.values())) == 1 and not told.evaluator_count
+    lone = sum(map(len, place.cluster.values())) == 1 and not evaluators
     alone = lone and _estimator_of_two(runtime)
     tf_config = {
         "cluster": {} if alone else place.cluster,

@@ -37,8 +37,10 @@ from taxiway.api import (
     ml,
     predict,
     replicas,
+    samples,
     storage,
     storage_xml,
+    streams,
     tokens,
     users,
     wire,
@@ -46,6 +48,8 @@ from taxiway.api import (
 from taxiway.api import storage_xml_forms as xml
 from taxiway.api.call import ANYONE, REPLICA, SIGNED_IN, Call, Route, caller, whole_body, within
 from taxiway.compute import local
+from taxiway.compute.retention import Retention
+from taxiway.compute.streams import Streams
 from taxiway.db import migrate
 from taxiway.db.database import Database
 from taxiway.house import House
@@ -55,6 +59,8 @@ from taxiway.iam.audit import Audit
 from taxiway.iam.keys import Keys
 from taxiway.iam.members import NOBODY
 from taxiway.iam.users import Passwords
+from taxiway.jobs import machines, queue
+from taxiway.jobs.preflight import Preflight
 from taxiway.jobs.worker import Worker
 from taxiway.models.deployments import Deployments
 from taxiway.settings import MIB, Settings
@@ -68,6 +74,8 @@ GRACE_S = 10  # how long running requests may take at the end
 
 ROUTES: list[Route] = [
     *storage.ROUTES,
+    *streams.ROUTES,  # before ml's {job}, which would match J:streamLogs too
+    *samples.ROUTES,
     *ml.ROUTES,
     *logs.ROUTES,
     *iam.ROUTES,
@@ -388,6 +396,7 @@ def open_house(
 ) -> tuple[House, address.Address]:
     """Build the rooms; on a first start also the project, its owner, the keys and the private CA."""
     now = time.time()
+    offered = machines.read(configured.home)  # an admin's own table that is wrong is told before anything is made
     authority.create(configured.tls, now)
     configured.database.touch(mode=0o600)  # SQLite gives its other files the mode of this one
     migrate.upgrade(configured.database)
@@ -409,7 +418,7 @@ def open_house(
         boto=str(configured.credentials / "boto"),
         bundle=str(configured.tls / "bundle.crt"),
     )
-    engine = local.Local(configured.attempts, located)
+    engine = local.Local(configured.attempts, located, configured.jail, configured.jail_hosts)
     local.sweep(db, engine)
     kept = blobs.Blobs(configured.blobs)
     kept.sweep(db)
@@ -422,7 +431,10 @@ def open_house(
         audit=Audit(db, home=project.id, reads=configured.audit_reads > 0, days=configured.audit_days),
         blobs=kept,
         deployments=Deployments(db, held, engine, kept),
-        worker=Worker(db, held, engine, configured),
+        machines=offered,
+        preflight=Preflight(db, kept, offered),
+        worker=Worker(db, held, engine, configured, offered),
+        streams=Streams(db),
     )
     household.write_credentials(db, held, located)
     return house, located
@@ -449,6 +461,9 @@ async def _serve(
     serving.add_done_callback(lambda _: ended.set())
     started = asyncio.create_task(listening.started.wait())
     renewing = asyncio.create_task(_renew(house.keys, located, RENEW_S))
+    kept = house.settings
+    retention = Retention(house.db, days=kept.log_days, mib=kept.log_mib, going=queue.going)
+    retention.start()
     caring = upkeep.Upkeep(house.db, house.blobs, every_s=house.settings.upkeep_s)
     cared = asyncio.create_task(caring.run())
     try:
@@ -462,6 +477,7 @@ async def _serve(
         await ended.wait()
     finally:
         ended.set()
+        house.streams.close()
         started.cancel()
         renewing.cancel()
         caring.stop()
@@ -470,6 +486,7 @@ async def _serve(
         await cared
         await house.deployments.stop()
         await connect.close()
+        await run_in_threadpool(retention.stop)
         await run_in_threadpool(house.audit.stop)
 
 

@@ -35,6 +35,17 @@ class Settings:
     )
     project: str = field(default="taxiway", metadata={"help": "the id of the project that a first start makes"})
     jobs: int = field(default=0, metadata={"help": "jobs that run at once; 0: one for every two cores, at least two"})
+    jail: str = field(
+        default="auto", metadata={"help": "jobs run in a jail: auto (where there can be one), require, or off"}
+    )
+    jail_hosts: str = field(
+        default="",
+        metadata={"help": "hosts that jobs in a jail may reach (by https), separated by commas; *.example.com"},
+    )
+    restart_ms: int = field(
+        default=500,
+        metadata={"help": "milliseconds before a lost or killed replica starts again; each further time twice as many"},
+    )
     body_mib: int = field(
         default=64, metadata={"help": "the largest JSON request body, in MiB; uploads have no limit", "least": 1}
     )
@@ -47,6 +58,13 @@ class Settings:
     )
     audit_days: int = field(
         default=400, metadata={"help": "how many days the audit log keeps a row", "least": 1, "most": 36500}
+    )
+    log_days: int = field(
+        default=400, metadata={"help": "how many days a line of a job's log is kept", "least": 1, "most": 36500}
+    )
+    log_mib: int = field(
+        default=4096,
+        metadata={"help": "how much all logs may take, in MiB; the oldest lines of ended jobs go first", "least": 1},
     )
 
     @property
@@ -116,7 +134,9 @@ def _valid(setting: Field[object], value: object) -> object:
         if not re.fullmatch("[0-9]{1,7}", text) or not least <= int(text) <= most:
             raise ValueError(f"a whole number from {least} to {most}")
         return int(text)
-    if setting.name == "hosts" and not re.fullmatch(r"[A-Za-z0-9.:*_, -]*", text):
+    if setting.name == "jail" and text not in ("auto", "require", "off"):
+        raise ValueError("auto, require or off")
+    if setting.name.endswith("hosts") and not re.fullmatch(r"[A-Za-z0-9.:*_, -]*", text):
         raise ValueError("names of hosts, separated by commas, such as train.example.com or *.example.com")
     if setting.name == "project":
         try:

@@ -5,6 +5,8 @@
     ... a client with https_proxy=http://127.0.0.1:{port} and our authority speaks to us as storage.googleapis.com ...
     await proxy.close()
 
+    await proxy.lead(listening, upstream)   # no CONNECT: whoever connects there is led on at once
+
 It never looks inside: TLS ends at the server. While the server is away a connection is held and tried again, so that
 a job which opens a new connection for each request (TensorFlow does) lives through a restart. Small packets leave at
 once (TCP_NODELAY on both sides): without that three TensorFlow checkpoints took 8 s instead of 0.6 s.
@@ -17,17 +19,25 @@ import contextlib
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from http import HTTPStatus
-from typing import Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 from taxiway import errors
 
+T = TypeVar("T")
 Address = tuple[str, int]
-OtherHosts = Literal["tunnel", "refuse"]
+Upstream = Callable[[], Address]
+OtherHosts = Literal["tunnel", "refuse"] | Collection[str]  # names, or *.example.com for all below one
 
 GOOGLE_HOSTS = ("googleapis.com", "accounts.google.com", "metadata.google.internal")
 GOOGLE_DOMAIN = ".googleapis.com"
+
+# curl, Python's own ssl, requests, httplib2, gcloud and gRPC look each in another place for whom to trust.
+CERTIFICATES = (
+    *("CURL_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTPLIB2_CA_CERTS"),
+    *("CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"),
+)
 
 HEAD_LIMIT = 16 * 1024  # bytes of a request's head
 EARLY_LIMIT = 64 * 1024  # bytes that a client may send before it was told that the way is open
@@ -43,15 +53,15 @@ _WHERE = "*.googleapis.com, accounts.google.com and metadata.google.internal"
 
 
 class Tunnel:
-    """The proxy on one port. Every method belongs to the event loop that `start` ran in."""
+    """The proxy on one port, and ways that need no proxy. Every method belongs to the event loop of the first."""
 
     def __init__(self) -> None:
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._closing = False
         self._live: set[_Request | _End] = set()
         self._openings: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
-        self._upstream: Callable[[], Address] = lambda: ("", 0)
+        self._upstream: Upstream = lambda: ("", 0)
         self._hold_s = 0.0
         self._other_hosts: OtherHosts = "refuse"
 
@@ -60,11 +70,12 @@ class Tunnel:
         host: str,
         port: int,
         *,
-        upstream: Callable[[], Address] | Address,
+        upstream: Upstream | Address,
         hold_s: float,
         other_hosts: OtherHosts,
+        listening: socket.socket | None = None,
     ) -> int:
-        """Listens and returns the port (a free one if `port` is 0).
+        """Listens and returns the port (a free one if `port` is 0), or serves on a socket that listens already.
 
         `upstream` is the server's TLS address; a function is asked at every try, because a restarted server may have
         another port, and may raise OSError or Unavailable for "not now". A connection is held for up to `hold_s`
@@ -76,20 +87,27 @@ class Tunnel:
         self._other_hosts = other_hosts
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(lambda: _Request(self), host, port, backlog=BACKLOG)
+            where: dict[str, Any] = {"sock": listening} if listening else {"host": host, "port": port}
+            server = await loop.create_server(lambda: _Request(self), **where, backlog=BACKLOG)
         except OSError as e:
             raise errors.FailedPrecondition(
                 f"The proxy could not listen on {host}:{port} ({e.strerror or e}). "
                 "Choose another port (0 takes a free one)."
             ) from e
-        return int(self._server.sockets[0].getsockname()[1])
+        self._servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
+
+    async def lead(self, listening: socket.socket, upstream: Upstream, *, hold_s: float) -> None:
+        """Whoever connects to a socket that listens is led to `upstream`, and held while nobody answers there."""
+        loop = asyncio.get_running_loop()
+        led = loop.create_server(lambda: _Led(self, upstream, hold_s), sock=listening, backlog=BACKLOG)
+        self._servers.append(await led)
 
     async def close(self) -> None:
         """Stops listening and ends every tunnel; bytes already taken are sent on if the other side still reads."""
-        if self._server is None:
-            return
         self._closing = True
-        self._server.close()
+        for server in self._servers:
+            server.close()
         for opening in self._openings:
             opening.cancel()
         await asyncio.gather(*self._openings, return_exceptions=True)
@@ -100,8 +118,9 @@ class Tunnel:
         for side in list(self._live):
             side.transport.abort()
         await self._all_gone()
-        await self._server.wait_closed()
-        self._server = None
+        for server in self._servers:
+            await server.wait_closed()
+        self._servers.clear()
 
     async def _all_gone(self) -> None:
         while self._live:
@@ -129,8 +148,8 @@ class Tunnel:
         if is_google(host):
             if port != 443:
                 raise errors.PermissionDenied(f"Taxiway answers for {host} on port 443 only, not on {port}.")
-            return await self._reach_server()
-        if self._other_hosts == "refuse":
+            return await self.reach_server(self._upstream, self._hold_s)
+        if self._other_hosts != "tunnel" and not _named(host, self._other_hosts):
             raise errors.PermissionDenied(
                 f"This proxy leads to Taxiway only ({_WHERE}), not to {host}:{port}. "
                 "Name the host in no_proxy to reach it without the proxy."
@@ -140,19 +159,20 @@ class Tunnel:
         except OSError as e:
             raise errors.Unavailable(f"{host}:{port} did not answer ({_reason(e)}). Is the name right?") from e
 
-    async def _reach_server(self) -> _End:
+    async def reach_server(self, upstream: Upstream, hold_s: float) -> _End:
+        """A connection to the server, once it answers. Raises Unavailable if that takes too long."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._hold_s
+        deadline = loop.time() + hold_s
         while True:
             where = "its address"
             try:
-                host, port = self._upstream()
+                host, port = upstream()
                 where = f"{host}:{port}"
                 return await self._connect(host, port)
             except (OSError, errors.Unavailable) as e:
                 if loop.time() + RETRY_S > deadline:
                     raise errors.Unavailable(
-                        f"The Taxiway server did not answer at {where} within {self._hold_s:g} s ({_reason(e)}). "
+                        f"The Taxiway server did not answer at {where} within {hold_s:g} s ({_reason(e)}). "
                         "Start it again with `taxiway up`, then repeat the request."
                     ) from e
             await asyncio.sleep(RETRY_S)
@@ -169,27 +189,18 @@ class Tunnel:
 
 
 @contextlib.contextmanager
-def run_in_thread(
-    host: str,
-    port: int,
-    *,
-    upstream: Callable[[], Address] | Address,
-    hold_s: float,
-    other_hosts: OtherHosts,
-) -> Iterator[int]:
-    """A tunnel with a thread and an event loop of its own; yields its port, and leaves nothing behind.
+def run_in_thread(ready: Callable[[Tunnel], Coroutine[Any, Any, T]]) -> Iterator[T]:
+    """A tunnel with a thread and an event loop of its own; yields what `ready` made of it, and leaves nothing behind.
 
-    Arguments and errors are those of `Tunnel.start`; `upstream` is called in that thread.
+    Raises what `ready` raises; the functions that it gives the tunnel are called in that thread.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="tunnel", daemon=True)
     thread.start()
     try:
         tunnel = Tunnel()
-        start = tunnel.start(host, port, upstream=upstream, hold_s=hold_s, other_hosts=other_hosts)
-        listening = asyncio.run_coroutine_threadsafe(start, loop).result()
         try:
-            yield listening
+            yield asyncio.run_coroutine_threadsafe(ready(tunnel), loop).result()
         finally:
             asyncio.run_coroutine_threadsafe(tunnel.close(), loop).result()
     finally:
@@ -206,10 +217,19 @@ def is_google(host: str) -> bool:
     return host in GOOGLE_HOSTS or host.endswith(GOOGLE_DOMAIN)
 
 
+def _named(host: str, allowed: Collection[str]) -> bool:
+    """Whether a host is among the names, of which *.example.com means all below example.com."""
+    host = host.lower().rstrip(".")
+    return allowed != "refuse" and any(
+        host == each or (each.startswith("*.") and host.endswith(each[1:])) for each in allowed
+    )
+
+
 class _Request(asyncio.Protocol):
     """A client until its tunnel is open: reads the head of one request, then refuses it or opens the way."""
 
     transport: asyncio.Transport
+    greeting = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
     def __init__(self, tunnel: Tunnel) -> None:
         self.tunnel = tunnel
@@ -290,7 +310,7 @@ class _Request(asyncio.Protocol):
         near.connection_made(self.transport)
         self.transport.set_protocol(near)
         self.tunnel.left(self)
-        self.transport.write(b"HTTP/1.1 200 Connection established\r\n\r\n" + far.early)
+        self.transport.write(self.greeting + far.early)
         far.early.clear()
         if far.ended:
             self.transport.write_eof()
@@ -320,6 +340,34 @@ class _Request(asyncio.Protocol):
         if self.opening is not None:
             self.opening.cancel()
         self.tunnel.left(self)
+
+
+class _Led(_Request):
+    """A client who asks for nothing: there is one way from where it connected."""
+
+    greeting = b""
+
+    def __init__(self, tunnel: Tunnel, upstream: Upstream, hold_s: float) -> None:
+        super().__init__(tunnel)
+        self.upstream = upstream
+        self.hold_s = hold_s
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.timer.cancel()
+        self.opening = self.tunnel.open(self, "", 0)
+
+    async def open(self, _host: str, _port: int) -> None:
+        try:
+            far = await self.tunnel.reach_server(self.upstream, self.hold_s)
+        except errors.Unavailable:
+            self.transport.abort()
+        else:
+            self.join(far)
+
+    def answer(self, _status: HTTPStatus, _sentence: str) -> None:
+        """There are no words for it in whatever the client speaks."""
+        self.transport.abort()
 
 
 class _End(asyncio.Protocol):
@@ -384,18 +432,7 @@ def _reason(e: Exception) -> str:
 
 
 def variables(proxy: str, bundle: str) -> dict[str, str]:
-    """What points the clients in a process at a tunnel: curl, TensorFlow, requests, httplib2 and gcloud differ."""
-    certificates = (
-        "CURL_CA_BUNDLE",
-        "SSL_CERT_FILE",
-        "REQUESTS_CA_BUNDLE",
-        "HTTPLIB2_CA_CERTS",
-        "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
-        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-    )
+    """What points the clients in a process at a tunnel, with its proxy's URL ("": they need none)."""
     here = "localhost,127.0.0.1,::1,169.254.169.254,metadata,metadata.google.internal"
-    return {
-        **dict.fromkeys(("https_proxy", "HTTPS_PROXY"), proxy),
-        **dict.fromkeys(("no_proxy", "NO_PROXY"), here),
-        **dict.fromkeys(certificates, bundle),
-    }
+    way = {"https_proxy": proxy, "HTTPS_PROXY": proxy, "no_proxy": here, "NO_PROXY": here} if proxy else {}
+    return {**way, **dict.fromkeys(CERTIFICATES, bundle)}

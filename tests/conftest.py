@@ -22,6 +22,7 @@ from taxiway.address import Address
 from taxiway.db import migrate
 from taxiway.db.database import Database
 from taxiway.environments import runtimes, uv
+from taxiway.replica import jail
 
 ROOT = Path(__file__).parent.parent
 START_S = 60
@@ -167,6 +168,16 @@ def run_cli(server: Server, *words: str, **rest: object) -> subprocess.Completed
 def runtime_python() -> Path:
     """The interpreter of the default runtime (TensorFlow); built once, `make setup` does it beforehand."""
     return runtimes.build(runtimes.resolve(None, None))
+
+
+@pytest.fixture(scope="session")
+def jailed() -> bool:
+    """Whether a job on this machine runs in a jail."""
+    try:
+        with jail.opened():
+            return True
+    except jail.Lacking:
+        return False
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import pytest
 
 from taxiway import errors, plan
 from taxiway.compute import attempts
+from taxiway.handles import Exit
 from taxiway.iam import keys, projects
 from taxiway.schemas import TrainingInput
 
@@ -63,8 +64,8 @@ def test_a_state_that_no_living_replica_has_is_refused_by_its_field(db):
 
 def test_a_report_that_is_sent_twice_is_heard_once(db):
     create(db, "a1")
-    attempts.finish(db, "a1", 3, "it broke", now=4)
-    attempts.finish(db, "a1", 3, "it broke", now=5)
+    attempts.finish(db, "a1", Exit(3, "it broke"), now=4)
+    attempts.finish(db, "a1", Exit(3, "it broke"), now=5)
     ended = attempts.get(db, "a1")
     assert (ended.state, ended.exit_code, ended.error, ended.ended) == ("ENDED", 3, "it broke", 4)
 
@@ -74,7 +75,7 @@ def test_nothing_that_a_superseded_attempt_says_counts(db):
     create(db, "a2")
     for act in (
         lambda: hear(db, "a1", "RUNNING"),
-        lambda: attempts.finish(db, "a1", 0, "", now=4),
+        lambda: attempts.finish(db, "a1", Exit(0, ""), now=4),
         lambda: db.write(lambda tx: attempts.must_live(tx, "a1")),
     ):
         with pytest.raises(errors.FailedPrecondition, match="superseded"):
@@ -96,7 +97,7 @@ def test_the_tokens_of_an_attempt_die_with_it(db, end):
     elif end == "fenced":
         db.write(lambda tx: attempts.fence(tx, "a1", now=2))
     else:
-        attempts.finish(db, "a1", 0, "", now=2)
+        attempts.finish(db, "a1", Exit(0, ""), now=2)
     for token in (own, identity):
         with pytest.raises(errors.Unauthenticated, match="attempt a1, which has ended or was superseded"):
             signer.caller(db, token, now=now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -225,16 +226,28 @@ def test_predictions_that_are_objects_make_a_table_and_others_one_column():
 
 
 def test_a_log_line_has_gclouds_columns_and_one_line_for_each_of_its_message():
-    entry = {
+    line = {
         "severity": "ERROR",
         "timestamp": "2030-01-31T00:00:00.123456789Z",
-        "insertId": "1",
-        "resource": {"type": "ml_job", "labels": {"job_id": "j", "task_name": "master-replica-0"}},
-        "jsonPayload": {"message": "one\ntwo"},
+        "taskName": "master-replica-0",
+        "trialId": "3",
+        "message": "one\ntwo",
     }
-    first, second = tail.lines(entry)
-    assert re.fullmatch(r"ERROR\t20\d\d-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}\tmaster-replica-0\t\tone", first)
-    assert second.endswith("\t\ttwo")
+    first, second = tail.lines(line)
+    assert re.fullmatch(r"ERROR\t20\d\d-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}\tmaster-replica-0\t3\tone", first)
+    assert second.endswith("\t3\ttwo")
+
+
+@given(st.lists(st.text(max_size=9), max_size=6), st.integers(1, 7))
+def test_events_are_the_same_however_a_stream_is_cut_and_an_unfinished_one_is_none(texts, size):
+    blocks = [f"id: {index}\ndata: {json.dumps([text])}\n\n" for index, text in enumerate(texts)]
+    stream = "".join(["retry: 1000\n\n", ":\n\n", *blocks, "event: end\ndata: {}\n\n", "data: [1"]).encode()
+    cut = (stream[start : start + size] for start in range(0, len(stream), size))
+    *found, last = tail.events(cut)
+    assert [(event.kind, event.id, event.data) for event in found] == [
+        ("message", str(index), [text]) for index, text in enumerate(texts)
+    ]
+    assert last == tail.Event("end", "", {})
 
 
 # --- instances

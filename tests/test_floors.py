@@ -23,6 +23,7 @@ FLOORS = [  # from the ground up; rooms that share a floor are neighbours
         "environments",
         "address",
         "hosts",
+        "cgroups",
         "handles",
         "tunnel",
         "metadata",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import saved_models
+from trainers import Lab
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "taxifare"
 
@@ -158,3 +159,27 @@ def test_gcloud_alone_goes_the_whole_way_from_a_package_to_a_fare(gcloud, server
     assert 5 < fare < 100
     gcloud("ai-platform", "versions", "delete", "v1", f"--model={model}")
     gcloud("ai-platform", "models", "delete", model)
+
+
+@pytest.mark.runtime
+def test_gcloud_asks_for_machines_and_an_account_of_its_own(gcloud, server, runtime_python):
+    account = server.call(
+        "POST", f"/v1/projects/{server.project}/serviceAccounts", json={"accountId": f"acc-{uuid.uuid4().hex[:8]}"}
+    ).json()["email"]
+    lab = Lab(server.call, server.project, account).open()
+    job = f"custom_{uuid.uuid4().hex[:8]}"
+    submit = [
+        *("ai-platform", "jobs", "submit", "training", job, "--region=us-central1", "--scale-tier=CUSTOM"),
+        *("--module-name=trainer.task", f"--packages=gs://{lab.bucket}/trainer-0.1.tar.gz", "--runtime-version=2.21"),
+        *("--python-version=3.11", f"--service-account={account}", "--master-machine-type=n1-standard-1"),
+        *("--worker-machine-type=n1-standard-4", "--worker-count=2", "--parameter-server-machine-type=n1-standard-4"),
+        "--parameter-server-count=1",
+    ]
+    refused = gcloud(*submit, "--master-accelerator=type=nvidia-tesla-t4,count=64", ok=False)
+    assert "asks for 64 NVIDIA_TESLA_T4, and this host has" in refused
+    gcloud(*submit, "--", "--code", "print('by itself')")
+    assert lab.ended(job)["state"] == "SUCCEEDED"
+    assert lab.printed(job) == ["by itself"]
+    told = json.loads(gcloud("ai-platform", "jobs", "describe", job, "--format=json"))["trainingInput"]
+    assert told["serviceAccount"] == account
+    assert (told["masterType"], told["workerCount"], told["parameterServerCount"]) == ("n1-standard-1", "2", "1")

@@ -73,11 +73,18 @@ def listed(lab, **query):
 # --- labels ---
 
 
+def bare(job):
+    """Without our own field, which jobs.get alone answers."""
+    return {name: value for name, value in job.items() if name != "taxiway"}
+
+
 def test_labels_are_replaced_and_the_job_is_answered(lab, queued):
-    before = lab.get(queued)
+    before = bare(lab.get(queued))
     answer = patch(lab, queued, {"labels": {"owner": "ann"}})
     assert answer.status_code == 200, answer.text
-    assert answer.json() == lab.get(queued) == {**before, "labels": {"owner": "ann"}, "etag": answer.json()["etag"]}
+    assert (
+        answer.json() == bare(lab.get(queued)) == {**before, "labels": {"owner": "ann"}, "etag": answer.json()["etag"]}
+    )
     assert answer.json()["etag"] != before["etag"]
     assert "labels" not in patch(lab, queued, {"labels": {}, "jobId": "another"}).json()
 
@@ -185,12 +192,31 @@ def test_the_queue_goes_by_priority_and_says_why_each_waits(alone, lab, busy):
     until(lambda: any(line.startswith(why) for line in lab.said(low)), lambda: lab.said(low))
     lab.until_said(high, f"{why} no queued job starts before this one.")
     shown = run_cli(alone, "jobs", "describe", low)
-    assert f"Job [{low}] is queued: 1 queued job starts before it." in shown.stderr
-    assert f"When it was queued: {why} no queued job starts" in shown.stderr or f"{why} 1 queued job" in shown.stderr
+    assert f"Job [{low}] is queued. {why} 1 queued job starts before this one." in shown.stderr
+    assert f"Of this project before it: {high}." in shown.stderr
+    waiting = lab.get(low)["taxiway"]["waiting"]
+    assert (waiting["reason"], waiting["ahead"]) == (f"{why} 1 queued job starts before this one.", 1)
+    assert waiting["behind"] == [high]
     assert "state: QUEUED" in shown.stdout.splitlines()
     lab.cancel(busy)
     assert lab.ended(high)["startTime"] < lab.ended(low)["startTime"]
     assert "queued" not in run_cli(alone, "jobs", "describe", low).stderr
+
+
+def test_a_waiting_job_is_told_when_it_may_start(alone, lab):
+    holds = lab.submit(STAYS, scheduling={"maxRunningTime": "600s"})
+    lab.until_said(holds, "running")
+    following = lab.submit("pass", scheduling={"maxRunningTime": "60s"})
+    last = lab.submit("pass")
+    begun = wire.parse_timestamp(lab.get(holds)["startTime"])
+    start = wire.parse_timestamp(lab.get(following)["taxiway"]["waiting"]["estimatedStartTime"])
+    assert begun < start <= begun + 600
+    after = wire.parse_timestamp(lab.get(last)["taxiway"]["waiting"]["estimatedStartTime"])
+    assert start <= after <= start + 60  # or sooner, if the jobs of earlier tests tell so
+    assert "It may start at about 20" in run_cli(alone, "jobs", "describe", last).stderr
+    for job in (last, following, holds):
+        lab.cancel(job)
+        lab.ended(job)
 
 
 # --- limits and units ---

@@ -9,17 +9,20 @@ import shutil
 import subprocess
 import time
 
+import people
 import psutil
 import pytest
 import trainers
-from trainers import Lab, sdist, until
+from trainers import Lab, processes, sdist, until
 
 from taxiway import handles, receipts
-from taxiway.compute import local
+from taxiway.cli import printing
+from taxiway.compute import attempts, local
 from taxiway.environments import runtimes
 
 pytestmark = pytest.mark.runtime
 
+HERE = ("Installing ", "Waiting for another", "Scale tier BASIC has a master of ")  # said or not, as the host is
 OLD = "the_first_job"  # gcloud shows no line of the last five seconds: one that is older by then
 
 
@@ -54,7 +57,7 @@ def test_a_job_goes_from_the_queue_to_success_with_the_services_lines_in_order(l
     assert ended["state"] == "SUCCEEDED", ended
     assert ended["createTime"] <= ended["startTime"] <= ended["endTime"]
     assert "errorMessage" not in ended
-    said = [line for line in lab.said(job) if not line.startswith(("Installing ", "Waiting for another"))]
+    said = [line for line in lab.said(job) if not line.startswith(HERE)]
     receipt, running = said.pop(5), said.pop(5)
     assert said == [
         "Validating job requirements...",
@@ -75,7 +78,7 @@ def test_a_job_goes_from_the_queue_to_success_with_the_services_lines_in_order(l
     assert not (server.home / "attempts").exists() or attempt_of(server, job) is None
 
 
-def test_a_trainer_sees_its_arguments_its_place_and_its_task_and_nothing_of_the_server(lab, server):
+def test_a_trainer_sees_its_arguments_its_place_and_its_task_and_nothing_of_the_server(lab, server, jailed):
     see = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ), os.getcwd(), sys.version_info[:2]]))"
     rest = ["--steps", "5", "--name", "a b", "", "--x={y}", "{taxiway.python}", "ü"]
     job = lab.submit("", args=["--code", see, *rest], jobDir=f"gs://{lab.bucket}/out")
@@ -95,15 +98,19 @@ def test_a_trainer_sees_its_arguments_its_place_and_its_task_and_nothing_of_the_
     assert environ["CLOUD_ML_PROJECT_ID"] == environ["GOOGLE_CLOUD_PROJECT"] == server.project
     assert environ["CLOUD_ML_REGION"] == "us-central1"
 
-    attempt = os.path.dirname(folder)
-    assert os.path.dirname(attempt) == str(server.home / "attempts")
-    assert (environ["HOME"], environ["TMPDIR"]) == (f"{attempt}/home", f"{attempt}/tmp")
     known = {"HOME", "LANG", "LC_CTYPE", "PATH", "PYTHONUNBUFFERED", "TF_CONFIG", "TMPDIR"}
-    known |= {"https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "CURL_CA_BUNDLE", "SSL_CERT_FILE"}
-    known |= {"REQUESTS_CA_BUNDLE", "HTTPLIB2_CA_CERTS", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"}
-    known |= {"FSSPEC_GCS_ENDPOINT_URL", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "GOOGLE_CLOUD_PROJECT"}
-    others = {name for name in environ if not name.startswith(("CLOUD_ML_", "CLOUDSDK_CORE_", "GCE_METADATA_"))} - known
-    assert others == set()
+    known |= {"CURL_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTPLIB2_CA_CERTS"}
+    known |= {"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "GOOGLE_CLOUD_PROJECT"}
+    if jailed:
+        assert (folder, environ["HOME"], environ["TMPDIR"]) == ("/workspace", "/home/taxiway", "/tmp")
+        known |= {"USER", "PWD", "OLDPWD"}
+    else:
+        attempt = os.path.dirname(folder)
+        assert os.path.dirname(attempt) == str(server.home / "attempts")
+        assert (environ["HOME"], environ["TMPDIR"]) == (f"{attempt}/home", f"{attempt}/tmp")
+        known |= {"https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "FSSPEC_GCS_ENDPOINT_URL"}
+        known |= {"GCE_METADATA_HOST", "GCE_METADATA_IP", "GCE_METADATA_ROOT"}
+    assert {name for name in environ if not name.startswith(("CLOUD_ML_", "CLOUDSDK_CORE_"))} <= known
     assert server.token not in str(environ)
 
 
@@ -136,6 +143,30 @@ def test_googles_storage_client_acts_as_the_service_agent_and_may_what_that_may(
         "Forbidden True",
     ]
     assert lab.read("client/a") == b"written"
+
+
+def test_a_job_acts_as_the_service_account_that_it_names(lab, server):
+    made = lab.call("POST", f"/v1/projects/{lab.project}/serviceAccounts", json={"accountId": "of-a-job"})
+    email = made.json()["email"]
+    own = Lab(server.call, server.project, email).open()  # which the service agent may not read
+    code = f"""
+        import google.auth, google.auth.transport.requests
+        from google.cloud import storage
+        credentials, _ = google.auth.default()
+        credentials.refresh(google.auth.transport.requests.Request())
+        print(credentials.service_account_email)
+        storage.Client().bucket({own.bucket!r}).blob("a").upload_from_string("mine")
+        try:
+            storage.Client().bucket({lab.bucket!r}).blob("b").upload_from_string("not mine")
+        except Exception as error:
+            print(type(error).__name__)
+    """
+    job = own.submit(code, serviceAccount=email)
+    ended = lab.ended(job)
+    assert ended["state"] == "SUCCEEDED", lab.said(job)
+    assert ended["trainingInput"]["serviceAccount"] == email
+    assert [line for line in lab.printed(job) if "Warning" not in line] == [email, "Forbidden"]
+    assert own.read("a") == b"mine"
 
 
 def test_tensorflow_reads_and_writes_gs(lab):
@@ -238,8 +269,11 @@ def test_a_trainer_that_raises_fails_with_its_last_traceback(lab):
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[-2:] == ["ValueError: the fare is negative", "really"]
     assert "caught" not in ended["errorMessage"]
-    (last,) = lab.said(job, "service")[-1:]
-    assert last == ended["errorMessage"]
+    last = lab.said(job, "service")[-3:]
+    assert last == [ended["errorMessage"], "Finished tearing down training program.", "Job failed."]
+    severities = {each["jsonPayload"]["message"]: each["severity"] for each in lab.entries(job)}
+    assert severities["ValueError: the fare is negative"] == severities[ended["errorMessage"]] == "ERROR"
+    assert severities["Job failed."] == severities["Waiting for job to be provisioned."] == "INFO"
 
 
 def test_a_wrong_argument_fails_with_what_argparse_says(lab):
@@ -255,15 +289,6 @@ def test_a_wrong_argument_fails_with_what_argparse_says(lab):
     assert "task.py: error: unrecognized arguments: --code" in ended["errorMessage"]
 
 
-@pytest.mark.parametrize(("name", "words"), [("KILL", " It may have run out of memory."), ("HUP", ""), ("ABRT", "")])
-def test_a_trainer_that_is_killed_fails_and_says_by_what(lab, name, words):
-    job = lab.submit(f"import os, signal; os.kill(os.getpid(), signal.SIG{name})")
-    ended = lab.ended(job)
-    assert ended["state"] == "FAILED"
-    number = {"KILL": 137, "HUP": 129, "ABRT": 134}[name]
-    assert ended["errorMessage"] == f"The replica master 0 was killed by SIG{name} (status {number}).{words}"
-
-
 def test_a_daemon_that_a_trainer_leaves_behind_dies_with_the_job(lab):
     job = lab.submit("""
         import os, sys, time
@@ -275,11 +300,13 @@ def test_a_daemon_that_a_trainer_leaves_behind_dies_with_the_job(lab):
                     time.sleep(60)
             os._exit(0)
         os.wait()
-        time.sleep(0.5)
+        time.sleep(2)
     """)
+    until(lambda: any(line.startswith("daemon") for line in lab.said(job)))
+    family = processes(job)
+    assert len(family) >= 2
     assert lab.ended(job)["state"] == "SUCCEEDED"
-    (pid,) = [int(line.split()[1]) for line in lab.printed(job) if line.startswith("daemon")]
-    assert not runs(pid)
+    assert not [each for each in family if runs(each.pid)]
 
 
 def test_a_package_without_an_init_file_fails_with_what_to_do(lab):
@@ -287,18 +314,24 @@ def test_a_package_without_an_init_file_fails_with_what_to_do(lab):
     uri = lab.put("bare-0.1.tar.gz", sdist({"setup.py": setup, "trainer/task.py": "print('hi')\n"}))
     ended = lab.ended(lab.submit("", packageUris=[uri]))
     assert ended["state"] == "FAILED"
+    assert any(line.startswith("trainer/ has no __init__.py") for line in lab.said(ended["jobId"]))
     assert "bare-0.1.tar.gz holds no module that could be imported" in ended["errorMessage"]
     assert "trainer/__init__.py" in ended["errorMessage"]
 
 
-def test_a_module_that_the_package_does_not_have_fails_by_its_name(lab):
-    ended = lab.ended(lab.submit("", pythonModule="trainer.tusk"))
+def test_a_module_that_setup_does_not_bring_after_all_fails_by_its_name(lab):
+    setup = (
+        "from setuptools import setup\nsetup(name='trainer', package_dir={'trainer': 'code'}, packages=['trainer'])\n"
+    )
+    uri = lab.put("trainer.tar.gz", sdist({"setup.py": setup, "code/__init__.py": ""}))
+    ended = lab.ended(lab.submit("", pythonModule="trainer.tusk", packageUris=[uri]))
     assert ended["state"] == "FAILED"
     assert "No module named trainer.tusk" in ended["errorMessage"]
 
 
-def test_what_is_no_package_at_all_fails_with_the_installers_words(lab):
-    ended = lab.ended(lab.submit("", packageUris=[lab.put("junk-0.1.tar.gz", b"no archive")]))
+def test_a_package_that_cannot_be_built_fails_with_the_installers_words(lab):
+    files = {**trainers.FILES, "setup.py": "raise SystemExit('no such thing')\n"}
+    ended = lab.ended(lab.submit("", packageUris=[lab.put("junk-0.1.tar.gz", sdist(files))]))
     assert ended["state"] == "FAILED"
     assert "junk-0.1.tar.gz could not be installed" in ended["errorMessage"]
     assert "startTime" not in ended
@@ -333,7 +366,7 @@ def test_a_running_job_is_cancelled_and_nothing_of_it_runs_on(lab, server):
 def test_a_job_is_cancelled_while_its_environment_is_built_and_nobody_takes_that_for_done(lab, server, tmp_path):
     builders = tmp_path / "builders"
     slow = f"import os, time\nprint(os.getpid(), file=open({str(builders)!r}, 'a'), flush=True)\ntime.sleep(600)\n"
-    uri = lab.put("slow-0.1.tar.gz", sdist({"setup.py": slow, "trainer/__init__.py": ""}))
+    uri = lab.put("slow-0.1.tar.gz", sdist({**trainers.FILES, "setup.py": slow}))
     for count in (1, 2):
         job = lab.submit("", packageUris=[uri])
         until(lambda count=count: builders.exists() and len(builders.read_text().splitlines()) == count)
@@ -394,6 +427,49 @@ def test_a_replica_has_no_more_to_say_once_its_attempt_is_over(lab, server):
     assert lab.read("fenced") == b"x"
     assert lab.said(job) == before
     assert lab.get(job)["state"] == "CANCELLED"
+
+
+# --- tiers and machines ---
+
+
+@pytest.mark.parametrize(
+    ("told", "units"),
+    [
+        ({"scaleTier": "STANDARD_1"}, 4.0571),
+        (
+            {
+                "scaleTier": "CUSTOM",
+                "masterType": "n1-standard-1",
+                "workerType": "n1-standard-4",
+                "workerCount": "2",
+                "parameterServerType": "n1-standard-4",
+                "parameterServerCount": "1",
+            },
+            0.097 + 3 * 0.3878,
+        ),
+    ],
+)
+def test_a_tier_of_many_machines_runs_its_master_and_its_log_says_so(lab, told, units):
+    job = lab.submit("import os; print(os.environ['TF_CONFIG'])", **told)
+    ended = lab.ended(job)
+    assert ended["state"] == "SUCCEEDED", ended
+    assert {name: ended["trainingInput"][name] for name in told} == told
+    (seen,) = lab.printed(job)
+    assert {role: len(addresses) for role, addresses in json.loads(seen)["cluster"].items()} == {"chief": 1}
+    warnings = [entry for entry in lab.entries(job) if entry["severity"] == "WARNING"]
+    assert "the master runs alone" in warnings[0]["jsonPayload"]["message"]
+    hours = (printing.moment(ended["endTime"]) - printing.moment(ended["startTime"])).total_seconds() / 3600
+    assert ended["trainingOutput"].get("consumedMLUnits", 0) == pytest.approx(hours * units, abs=0.01)
+
+
+def test_a_masters_work_says_what_it_gets_of_the_host(lab, server):
+    job = lab.submit("pass", scaleTier="CUSTOM", masterType="n1-standard-1")
+    assert lab.ended(job)["state"] == "SUCCEEDED"
+    opened = people.opened(server)
+    with opened.read() as rows:
+        work = attempts.last(rows, server.project, "job", job).work
+    opened.close()
+    assert (work["cpus"], work["memory"]) == (1.0, int(3.75 * 1024**3))
 
 
 # --- a version that others run in the place of ---
@@ -469,12 +545,15 @@ def test_a_trainer_for_tensorflow_1_runs_on_a_2_that_has_the_python_asked_for_an
         ({"pythonVersion": "2.7"}, ["trainingInput.pythonVersion", "'2.7' is not offered"]),
         ({"region": "us-centrall"}, ["trainingInput.region", "us-central1", "Did you mean us-central1?"]),
         ({"region": ""}, ["trainingInput.region", "is required"]),
-        ({"scaleTier": "STANDARD_1"}, ["trainingInput.scaleTier", "STANDARD_1 is not offered yet", "BASIC"]),
+        ({"scaleTier": "CUSTOM"}, ["trainingInput.masterType", "is required with scaleTier CUSTOM"]),
+        ({"scaleTier": "CUSTOM", "masterType": "n1-highmem-96"}, ["trainingInput.masterType", "has 96 CPUs", "BASIC"]),
+        ({"masterConfig": {"imageUri": "gcr.io/a/b"}}, ["trainingInput.masterConfig.imageUri", "packageUris"]),
         ({"scaleTier": "HUGE"}, ["trainingInput.scaleTier", "HUGE"]),
         ({"jobDir": "out"}, ["trainingInput.jobDir", "must be gs://BUCKET/OBJECT"]),
         ({"args": "--steps 5"}, ["trainingInput.args"]),
         ({"hyperparameters": {"goal": "MAXIMIZE", "params": []}}, ["trainingInput.hyperparameters", "not offered yet"]),
-        ({"workerCount": "3"}, ["trainingInput.workerCount", "not offered yet"]),
+        ({"workerCount": "3"}, ["trainingInput.workerCount", "is for scaleTier CUSTOM"]),
+        ({"network": "projects/1/global/networks/x"}, ["trainingInput.network", "not offered yet"]),
         ({"pythonModul": "x"}, ["pythonModul", "pythonModule"]),
     ],
 )

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from taxiway import errors, plan
 from taxiway.compute import attempts
 from taxiway.db.tables import service_account_keys
+from taxiway.handles import Exit
 from taxiway.iam import keys, members, projects
 from taxiway.iam.keys import HOUR, LEEWAY_S, Keys
 from taxiway.iam.members import Caller
@@ -192,7 +193,7 @@ def test_the_tokens_of_an_attempt_die_with_it(held, house, attempt, end):
     if end == "fenced":
         house.write(lambda tx: attempts.fence(tx, "a1", now=NOW))
     elif end == "finished":
-        attempts.finish(house, "a1", 0, "", now=NOW)
+        attempts.finish(house, "a1", Exit(0, ""), now=NOW)
     else:
         work = msgspec.convert(attempt.work, plan.Work)
         house.write(lambda tx: attempts.create(tx, "a2", "job", work, identity=EMAIL, now=NOW))

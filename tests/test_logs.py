@@ -43,6 +43,14 @@ def test_each_job_task_and_attempt_counts_its_own_lines(db):
     assert messages(db, 'resource.labels.job_id="j"') == ["first", "other task", "second attempt"]
 
 
+def test_a_trials_lines_bear_its_number_and_can_be_asked_for(db):
+    for trial in ("1", "2"):
+        said = logs.line(1, "master-replica-0", Said(int(trial), NOW, "INFO", f"trial {trial}"), trial)
+        logs.append(db, PROJECT, "j", [said], now=NOW)
+    assert [entry.trial for entry in page(db)] == ["1", "2"]
+    assert messages(db, 'labels."ml.googleapis.com/trial_id"="2"') == ["trial 2"]
+
+
 def test_stamps_have_nine_digits_and_grow_within_one_moment(db):
     logs.append(db, PROJECT, "j", [line(seq) for seq in range(1, 50)], now=NOW)
     stamps = [entry.timestamp for entry in page(db)]

@@ -7,10 +7,12 @@ from contextlib import closing
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from taxiway import errors
+from taxiway.compute import logs
 from taxiway.db import migrate, tables
 
 
@@ -65,3 +67,23 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
     path.write_bytes(b"this is not SQLite's\n" * 1000)
     with pytest.raises(errors.FailedPrecondition, match="no database of this program"):
         migrate.upgrade(path)
+
+
+def test_lines_that_an_earlier_version_kept_are_counted_in_their_logs_book(tmp_path):
+    path = tmp_path / "taxiway.db"
+    command.upgrade(migrate.config(path), "0001")
+    with closing(sqlite3.connect(path)) as rows:
+        line = "insert into logs (project, subject, insert_id, timestamp, severity, task, message, created)"
+        rows.executemany(
+            f"{line} values ('p', ?, ?, ?, 'INFO', 't', 'four', 0)", [("j", 1, "a"), ("j", 2, "b"), ("k", 1, "c")]
+        )
+        rows.commit()
+    migrate.upgrade(path)
+    with closing(sqlite3.connect(path)) as rows:
+        kept = rows.execute(
+            "select subject, lines, bytes, oldest, newest, cut from logbooks order by subject"
+        ).fetchall()
+        trials = rows.execute("select distinct trial from logs").fetchall()
+    size = len("four") + logs.OVERHEAD
+    assert kept == [("j", 2, 2 * size, "a", "b", 0), ("k", 1, size, "c", "c", 0)]
+    assert trials == [("",)]

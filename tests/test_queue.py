@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from taxiway import errors
 from taxiway.compute import filters, logs
 from taxiway.iam import projects
-from taxiway.jobs import queue, states
+from taxiway.jobs import line, queue, states
 from taxiway.jobs.states import FINAL, MOVES, State
 from taxiway.schemas import TrainingInput
 
@@ -70,7 +70,8 @@ def test_ids_differ_by_case(db):
 def test_the_oldest_is_claimed_first_and_once(db):
     for name in ("a", "b"):
         create(db, name)
-    assert queue.ahead(db, queue.get(db, PROJECT, "b")) == 1
+    with db.read() as rows:
+        assert line.places(rows) == {1: 0, 2: 1}
     claimed = [claim(db, worker) for worker in ("w1", "w2", "w3")]
     assert [job and (job.id, job.worker, job.state) for job in claimed] == [
         ("a", "w1", State.PREPARING),
@@ -99,8 +100,9 @@ def test_a_silent_worker_loses_its_job_and_its_word(db):
     claim(db, "w1", now=1, lease=60)
     assert claim(db, "w2", now=60) is None
     with db.read() as rows:
-        assert not queue.waiting(rows, now=60)
-        assert queue.waiting(rows, now=62)
+        assert not queue.waiting(rows, worker="w2", now=60)
+        assert queue.waiting(rows, worker="w2", now=62)
+        assert not queue.waiting(rows, worker="w1", now=10**9)  # its own job is its own, whatever the clock says
     assert claim(db, "w2", now=62).worker == "w2"
     with pytest.raises(errors.FailedPrecondition, match="by the word of w1"):
         move(db, "a", State.RUNNING, worker="w1")

@@ -457,7 +457,9 @@ def test_curl_reaches_a_tls_server_by_googles_name(tmp_path):
         server = threading.Thread(target=_answer_once, args=(listening, authority.server_context(paths)))
         server.start()
         address = listening.getsockname()[:2]
-        with tunnel.run_in_thread("127.0.0.1", 0, upstream=address, hold_s=5, other_hosts="refuse") as port:
+        with tunnel.run_in_thread(
+            lambda made: made.start("127.0.0.1", 0, upstream=address, hold_s=5, other_hosts="refuse")
+        ) as port:
             done = subprocess.run(
                 ["curl", "-sS", "https://storage.googleapis.com/storage/v1/b"],
                 env=os.environ | {"https_proxy": f"http://127.0.0.1:{port}", "CURL_CA_BUNDLE": str(paths.bundle)},

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
 from contextlib import contextmanager
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -106,27 +109,6 @@ def test_any_bytes_are_some_lines_that_json_can_hold(pieces):
     assert msgspec.json.decode(msgspec.json.encode(got)) == got
 
 
-@pytest.mark.parametrize(
-    ("line", "severity"),
-    [
-        ("I0000 00:00:1700000000.123456   12 cuda.cc:1] fine", "INFO"),
-        ("W0000 00:00:1700000000.123456   12 cuda.cc:1] hm", "WARNING"),
-        ("2026-11-23 07:16:27.123456: E external/x.cc:9] bad", "ERROR"),
-        ("2026-11-23 07:16:27.123456: F external/x.cc:9] worse", "CRITICAL"),
-        ("WARNING:tensorflow:careful", "WARNING"),
-        ("ERROR:root:broken", "ERROR"),
-        ("CRITICAL it burns", "CRITICAL"),
-        ("DEBUG:x:y", "DEBUG"),
-        ("/a/trainer/task.py:3: UserWarning: careful", "WARNING"),
-        ("ERRORS: 0", "INFO"),
-        ("plain", "INFO"),
-        ("", "INFO"),
-    ],
-)
-def test_a_line_that_names_its_severity_has_it(line, severity):
-    assert words.severity_of(line) == severity
-
-
 def test_of_an_error_stream_the_last_traceback_and_what_follows_is_the_reason():
     first = ["Traceback (most recent call last):", '  File "a.py", line 1', "KeyError: 1"]
     last = ["Traceback (most recent call last):", '  File "b.py", line 2', "ValueError: two", "lines of it"]
@@ -208,3 +190,31 @@ def test_the_lines_of_a_traceback_are_errors_and_what_comes_after_is_not(tmp_pat
     follow(log, [b"before\nTraceback (most recent call last):\n  File\n    raise\nValueError: no\nafter\n"], True)
     log.close()
     assert [said.severity for said in server.lines] == ["INFO", *["ERROR"] * 4, "INFO"]
+
+
+def test_what_a_full_disk_does_not_take_is_missing_and_the_log_says_so(tmp_path):
+    """The limit on a file's size is the disk of this process."""
+    code = f"""
+import pathlib, resource, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_words import Server, follow
+from taxiway.replica import words
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+server = Server()
+server.here.clear()
+log = words.Words(pathlib.Path({str(tmp_path)!r}), server)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+follow(log, [b"".join(b"line %d\\n" % number for number in range(9))])
+follow(log, [b"x" * 3000 + b"\\n" + b"y" * 3000 + b"\\n"])
+log.say("z" * 5000)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+log.say("again")
+server.here.set()
+log.close()
+print(*(said.message for said in server.lines), sep="\\n")
+print(*(said.seq for said in server.lines))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    *told, numbers = done.stdout.splitlines()
+    assert told == [*(f"line {number}" for number in range(9)), "3 lines are missing here: the disk was full.", "again"]
+    assert numbers == " ".join(map(str, range(1, 12)))

@@ -75,6 +75,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
             "ml.googleapis.com/job_id": entry.subject,
             "ml.googleapis.com/task_name": entry.task,
             "ml.googleapis.com/job_id/log_area": "root",
+            **({"ml.googleapis.com/trial_id": entry.trial} if entry.trial else {}),
         },
         "jsonPayload": {"message": entry.message, "levelname": entry.severity, "created": entry.created},
     }

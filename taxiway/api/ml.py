@@ -5,6 +5,7 @@ offered yet is refused by its name.
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -18,7 +19,7 @@ from taxiway.api.call import SIGNED_IN, Call, Route, within
 from taxiway.api.discovery import Method
 from taxiway.environments import runtimes
 from taxiway.iam import policies, projects
-from taxiway.jobs import queue, selection, training, units
+from taxiway.jobs import line, queue, selection, story, training, units
 from taxiway.jobs.states import State
 from taxiway.models import copies, registry
 
@@ -32,6 +33,7 @@ SNAKE = {
     "pythonVersion": "python_version",
 }  # as the service told faults of versions
 MACHINES = re.compile(r"mls1-(c1-m2|c4-m2|highmem-1|highcpu-4)|n1-(standard|highmem|highcpu)-(2|4|8|16|32)")
+OURS = "taxiway"  # the field of a job that is not Google's: see jobs/story.py
 JOB_FIELDS = ("labels", "etag")  # that an update may name
 MODELS_LATER = ("online_prediction_logging", "online_prediction_console_logging")
 VERSIONS_LATER = (  # fields of Version that are understood and not offered yet
@@ -63,24 +65,44 @@ def get_config(call: Call) -> dict[str, Any]:
 
 
 def create_job(call: Call) -> dict[str, Any]:
+    """Look at a job, and queue it. What is doubtful about it goes to its log.
+
+    The query parameter validateOnly=true is ours: nothing is queued, and beside the job as it would be the answer has
+    `checks` and `warnings`, a sentence each.
+    """
+    only = wire.switch(call.query, "validateOnly")
     project = projects.get(call.house.db, call.path["project"])
-    checked = training.check(call.house.db, project, messages.read(schemas.Job, call.body))
-    call.resource = names.job_name(project.id, checked.id)
+    checked = training.check(call.house.db, project, messages.read(schemas.Job, call.body), call.house.machines)
+    if checked.training.service_account:
+        call.need("iam.serviceAccounts.actAs", project=project.id)
+    if not only:
+        call.resource = names.job_name(project.id, checked.id)
+    report = call.house.preflight.look(checked)
+    if only:
+        with call.house.db.read() as rows:
+            queue.must_be_new(rows, project.id, checked.id)
+        told = schemas.Job(job_id=checked.id, training_input=checked.training, labels=checked.labels)
+        return {**messages.write(told), "checks": report.checks, "warnings": report.warnings}
     job = queue.create(
         call.house.db,
         project.id,
         checked.id,
         checked.training,
         checked.labels,
+        notes=report.notes,
         creator=call.who.member,
         now=call.now,
+        checked=time.time(),
     )
     call.house.worker.wake()
     return _job(call, job)
 
 
 def get_job(call: Call) -> dict[str, Any]:
-    return _job(call, queue.get(call.house.db, call.path["project"], call.path["job"]))
+    """The job, and under `taxiway` what Google's message has no field for."""
+    job = queue.get(call.house.db, call.path["project"], call.path["job"])
+    told = story.tell(call.house.db, job, most=call.house.worker.most, now=call.now)
+    return {**_job(call, job), OURS: messages.write(told)}
 
 
 def list_jobs(call: Call) -> dict[str, Any]:
@@ -90,13 +112,14 @@ def list_jobs(call: Call) -> dict[str, Any]:
     found = queue.newest(
         call.house.db, call.path["project"], limit=size + 1, before=key[0] if key else None, having=having
     )
-    return wire.page("jobs", found, size, lambda job: (job.position,), lambda job: _job(call, job))
+    places = _places(call, found)
+    return wire.page("jobs", found, size, lambda job: (job.position,), lambda job: _job(call, job, places))
 
 
 def patch_job(call: Call) -> dict[str, Any]:
     """Replace the labels. An etag in the body is honoured whether the mask names it or not."""
     job = queue.get(call.house.db, call.path["project"], call.path["job"])
-    told = messages.read(schemas.Job, call.body)
+    told = messages.read(schemas.Job, _without_ours(call.body))
     mask = wire.mask(call.query.get("updateMask", ""), JOB_FIELDS)
     if "etag" in mask and not told.etag:
         raise wire.wrong("etag", "The update mask names it: send the etag of the job as you read it.")
@@ -126,8 +149,22 @@ def set_job_policy(call: Call) -> dict[str, Any]:
     return _policy(changed)
 
 
-def _job(call: Call, job: queue.Job) -> dict[str, Any]:
-    position = queue.ahead(call.house.db, job) if job.state is State.QUEUED else None
+def _without_ours(body: Any) -> Any:
+    """A job that is sent back as it was read bears our field: an output, as others that are read and ignored."""
+    return {name: value for name, value in body.items() if name != OURS} if isinstance(body, dict) else body
+
+
+def _places(call: Call, found: Iterable[queue.Job]) -> dict[int, int]:
+    """The places of queued jobs in the line, if one of these is queued."""
+    if all(job.state is not State.QUEUED for job in found):
+        return {}
+    with call.house.db.read() as rows:
+        return line.places(rows)
+
+
+def _job(call: Call, job: queue.Job, places: dict[int, int] | None = None) -> dict[str, Any]:
+    places = _places(call, [job]) if places is None else places
+    position = places.get(job.position) if job.state is State.QUEUED else None
     return messages.write(
         schemas.Job(
             job_id=job.id,
@@ -140,13 +177,13 @@ def _job(call: Call, job: queue.Job) -> dict[str, Any]:
             job_position=position,
             labels=job.labels,
             etag=_etag(job.etag),
-            training_output=_output(job) if job.ended else None,
+            training_output=_output(call, job) if job.ended else None,
         )
     )
 
 
-def _output(job: queue.Job) -> schemas.TrainingOutput:
-    used = units.consumed(job.training.scale_tier, started=job.started, ended=job.ended)
+def _output(call: Call, job: queue.Job) -> schemas.TrainingOutput:
+    used = units.consumed(call.house.machines.units(job.training), started=job.started, ended=job.ended)
     return schemas.TrainingOutput(consumed_ml_units=used)
 
 

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from taxiway import errors
 from taxiway.api.call import REPLICA, Call, Route
-from taxiway.compute import attempts, logs
-from taxiway.handles import Said
+from taxiway.compute import attempts, logs, samples
+from taxiway.handles import Exit, Said, Sample
 from taxiway.iam import members
 from taxiway.iam.keys import HOUR
 from taxiway.jobs import queue
@@ -44,10 +44,19 @@ def say(call: Call) -> dict[str, Any]:
 
     def save(tx: sa.Connection) -> None:
         attempt = attempts.must_live(tx, call.path["attempt"])
-        lines = [logs.line(attempt.number, attempt.task, said) for said in told]
+        lines = [logs.line(attempt.number, attempt.task, said, attempt.trial) for said in told]
         logs.write(tx, attempt.project, attempt.subject, lines, now=call.now)
+        if attempt.kind == KIND and attempt.spoke is None:
+            attempts.listen(tx, attempt.id)
 
     call.house.db.write(save)
+    return {}
+
+
+def sample(call: Call) -> dict[str, Any]:
+    """Keep samples of what the replica used; one that is sent again is kept once."""
+    told = _of(call, "samples", list[Sample])
+    call.house.db.write(lambda tx: samples.keep(tx, attempts.must_live(tx, call.path["attempt"]), told))
     return {}
 
 
@@ -59,9 +68,10 @@ def issue_token(call: Call) -> dict[str, Any]:
 
 
 def finish(call: Call) -> dict[str, Any]:
-    attempts.finish(
-        call.house.db, call.path["attempt"], _of(call, "exitCode", int), _of(call, "error", str), now=call.now
-    )
+    """How the user's code ended. `reason` may be left out: replicas that an earlier server started know of none."""
+    code, error = _of(call, "exitCode", int), _of(call, "error", str)
+    reason = _of(call, "reason", str) if "reason" in call.body else ""
+    attempts.finish(call.house.db, call.path["attempt"], Exit(code, error, reason), now=call.now)
     call.house.worker.wake()
     return {}
 
@@ -77,6 +87,7 @@ ROUTES = [
     Route("GET", ATTEMPT, REPLICA, get_work),
     Route("POST", f"{ATTEMPT}:heartbeat", REPLICA, heartbeat),
     Route("POST", f"{ATTEMPT}:log", REPLICA, say),
+    Route("POST", f"{ATTEMPT}:sample", REPLICA, sample),
     Route("POST", f"{ATTEMPT}:token", REPLICA, issue_token),
     Route("POST", f"{ATTEMPT}:finish", REPLICA, finish),
 ]

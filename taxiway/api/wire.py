@@ -108,6 +108,17 @@ def page(
     return written
 
 
+# ---- switches -------------------------------------------------------------------------------------------------------
+
+
+def switch(query: Mapping[str, str], name: str) -> bool:
+    """Whether a parameter is set; raises InvalidArgument for what is neither true nor false."""
+    text = query.get(name, "").lower()
+    if text not in ("", "true", "false"):
+        raise wrong(name, f"Expected true or false; got {shown(text)}.")
+    return text == "true"
+
+
 # ---- field masks ----------------------------------------------------------------------------------------------------
 
 

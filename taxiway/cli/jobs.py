@@ -58,7 +58,20 @@ def training(
         str | None, typer.Option(help="gs:// folder for what comes of the job; passed as --job-dir.")
     ] = None,
     region: Annotated[str, typer.Option(envvar="CLOUDSDK_COMPUTE_REGION", help="The region.")] = DEFAULT_REGION,
-    scale_tier: Annotated[str, typer.Option(help="BASIC.")] = "BASIC",
+    scale_tier: Annotated[
+        str, typer.Option(help="BASIC, STANDARD_1, PREMIUM_1, BASIC_GPU, BASIC_TPU or CUSTOM.")
+    ] = "BASIC",
+    master_machine_type: Annotated[str | None, typer.Option(help="With CUSTOM, such as n1-standard-4.")] = None,
+    master_accelerator: Annotated[
+        str | None, typer.Option(metavar="type=TYPE[,count=N]", help="With CUSTOM, such as type=nvidia-tesla-t4.")
+    ] = None,
+    worker_machine_type: Annotated[str | None, typer.Option(help="With CUSTOM.")] = None,
+    worker_count: Annotated[int | None, typer.Option(min=0, help="With CUSTOM.")] = None,
+    parameter_server_machine_type: Annotated[str | None, typer.Option(help="With CUSTOM.")] = None,
+    parameter_server_count: Annotated[int | None, typer.Option(min=0, help="With CUSTOM.")] = None,
+    service_account: Annotated[
+        str | None, typer.Option(help="The account that your code acts as (default: the project's service agent).")
+    ] = None,
     runtime_version: Annotated[str, typer.Option(help="See: taxiway runtimes list")] = DEFAULT_RUNTIME,
     python_version: Annotated[str | None, typer.Option(help="Such as 3.11 (default: the runtime's).")] = None,
     labels: Annotated[str | None, typer.Option(metavar="KEY=VALUE,...", help="Labels.")] = None,
@@ -73,6 +86,9 @@ def training(
     ] = None,
     stream_logs: Annotated[bool, typer.Option("--stream-logs", help="Print the log until the job ends.")] = False,
     asynchronous: Annotated[bool, typer.Option("--async", help="Return at once, as without it.")] = False,
+    validate_only: Annotated[
+        bool, typer.Option("--validate-only", help="Upload, print what is checked and what is doubtful, queue nothing.")
+    ] = False,
     project: options.Project = None,
     format: options.Format = None,
 ) -> None:
@@ -83,8 +99,16 @@ def training(
     names.python_module(module_name, "trainingInput.pythonModule")
     server = client.connect(project)
     held = _packages(package_path, packages, module_name)
-    scheduling = {"priority": priority, "maxWaitTime": max_wait_time, "maxRunningTime": max_running_time}
-    scheduling = {name: value for name, value in scheduling.items() if value is not None}
+    scheduling = _told(priority=priority, maxWaitTime=max_wait_time, maxRunningTime=max_running_time)
+    machines = _told(
+        masterType=master_machine_type,
+        masterConfig=_accelerator(master_accelerator),
+        workerType=worker_machine_type,
+        workerCount=worker_count,
+        parameterServerType=parameter_server_machine_type,
+        parameterServerCount=parameter_server_count,
+        serviceAccount=service_account,
+    )
     body = {
         "jobId": job,
         "labels": _labels(labels),
@@ -98,9 +122,18 @@ def training(
             **({"jobDir": job_dir} if job_dir else {}),
             **({"pythonVersion": python_version} if python_version else {}),
             **({"scheduling": scheduling} if scheduling else {}),
+            **machines,
         },
     }
-    made = server.post(f"/v1/projects/{server.project}/jobs", body)
+    path = f"/v1/projects/{server.project}/jobs"
+    looked = server.post(path, body, validateOnly="true")
+    for warning in looked["warnings"]:
+        say(f"WARNING: {warning}")
+    if validate_only:
+        say(f"Job [{job}] could be submitted; nothing was queued.")
+        printing.show({"checks": looked["checks"], "warnings": looked["warnings"]}, format)
+        return
+    made = server.post(path, body)
     say(f"Job [{job}] submitted successfully.")
     if not stream_logs:
         say(STILL_ACTIVE.format(job=job))
@@ -113,12 +146,14 @@ def training(
 
 @app.command(epilog=options.example("taxiway jobs describe fares_1"))
 def describe(job: Job, project: options.Project = None, format: options.Format = None) -> None:
-    """Print all that is known of a job; of one that is queued, also why it waits."""
+    """Print all that is known of a job; of one that is queued, also why it waits, else what it used."""
     server = client.connect(project)
     found = server.get(_path(server, job))
     printing.show(found, format)
-    if found.get("state") == "QUEUED":
-        _explain(server, found)
+    if waiting := found.get("taxiway", {}).get("waiting"):
+        _explain(job, waiting)
+    for use in server.get(f"{_path(server, job)}:summarizeUsage").get("tasks", []):
+        say(_usage(use))
 
 
 @app.command("list", epilog=options.example("taxiway jobs list --limit 5 --filter 'jobId:fares* AND state:FAILED'"))
@@ -187,6 +222,30 @@ def stream_logs(job: Job, task_name: Task = None, project: options.Project = Non
     _exit_by(_follow(server, job, task_name, to_stderr=False))
 
 
+@app.command(epilog=options.example("taxiway jobs samples fares_1"))
+def samples(job: Job, task_name: Task = None, project: options.Project = None, format: options.Format = None) -> None:
+    """List what a job used, every few seconds: busy cores and GPUs, memory, what was read and written."""
+    server = client.connect(project)
+    asked = {"pageSize": 5000, **({"taskName": task_name} if task_name else {})}
+    rows = list(server.items(f"{_path(server, job)}:listSamples", "samples", **asked))
+    columns: list[printing.Column] = [
+        ("TIME", lambda row: printing.date(row["time"])),
+        ("SPAN", lambda row: f"{float(row['span'][:-1]):.1f}s"),
+        ("TASK", lambda row: row["taskName"]),
+        ("CPU", lambda row: f"{row['cpu']:.2f}"),
+        ("MEMORY", lambda row: printing.size(int(row["memoryBytes"]))),
+        ("PROCESSES", lambda row: row["processes"]),
+        ("READ", lambda row: printing.size(int(row["readBytes"]))),
+        ("WRITTEN", lambda row: printing.size(int(row["writtenBytes"]))),
+    ]
+    if any("gpu" in row for row in rows):
+        columns += [
+            ("GPU", lambda row: f"{row['gpu']:.2f}" if "gpu" in row else ""),
+            ("GPU_MEMORY", lambda row: printing.size(int(row.get("gpuMemoryBytes", 0)))),
+        ]
+    printing.show_list(rows, columns, format)
+
+
 GRANT = "fares_1 --member user:ann@example.com --role roles/ml.jobOwner"
 
 
@@ -225,6 +284,22 @@ def remove_iam_policy_binding(
 
 def _path(server: Client, job: str) -> str:
     return f"/v1/{names.job_name(server.project, names.ml_name(job, 'jobId'))}"
+
+
+def _told(**values: Any) -> dict[str, Any]:
+    """Those of the values that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _accelerator(text: str | None) -> dict[str, Any] | None:
+    """type=nvidia-tesla-t4,count=2, as gcloud takes it -> a ReplicaConfig."""
+    if text is None:
+        return None
+    told = dict(pair.partition("=")[::2] for pair in text.split(","))
+    if not told.keys() <= {"type", "count"} or not told.get("type") or not told.get("count", "1").isdigit():
+        raise typer.BadParameter(f"--master-accelerator: {text!r} must be type=TYPE or type=TYPE,count=N")
+    named = told["type"].upper().replace("-", "_")
+    return {"acceleratorConfig": {"type": named, "count": told.get("count", "1")}}
 
 
 def _packages(folder: Path | None, others: str | None, module: str) -> list[packaging.Package | str]:
@@ -286,13 +361,26 @@ def _relabelled(server: Client, job: str, changed: Callable[[dict[str, Any]], di
     return client.unless_overtaken(attempt, f"The job {job}")
 
 
-def _explain(server: Client, job: dict[str, Any]) -> None:
-    """Why a queued job waits: how many are ahead of it now, and what the server said when there was no room for it."""
-    ahead = int(job.get("jobPosition", 0))
-    starts = "job starts" if ahead == 1 else "jobs start"
-    say(f"Job [{job['jobId']}] is queued: {ahead or 'no'} queued {starts} before it.")
-    for message in list(tail.messages(server, job["jobId"], "Waiting for another job to end: "))[-1:]:
-        say(f"When it was queued: {message}")
+def _explain(job: str, waiting: dict[str, Any]) -> None:
+    """Why a queued job waits, behind whom, and until when, if the server dares a guess."""
+    say(f"Job [{job}] is queued. {waiting['reason']}")
+    if behind := waiting.get("behind"):
+        say(f"Of this project before it: {', '.join(behind)}.")
+    if start := waiting.get("estimatedStartTime"):
+        say(f"It may start at about {printing.date(start)}.")
+
+
+def _usage(use: dict[str, Any]) -> str:
+    """What a replica used, in a line."""
+
+    def size(name: str) -> str:
+        return printing.size(int(use[name]))
+
+    gpu = f", {use['gpu']:.2f} GPUs, at most {size('peakGpuMemoryBytes')} there" if "gpu" in use else ""
+    return (
+        f"{use['taskName']} used {use['cpu']:.2f} cores in the mean ({use['cpuSeconds']:.1f} s in all), at most "
+        f"{size('peakMemoryBytes')} of memory{gpu}; it read {size('readBytes')} and wrote {size('writtenBytes')}."
+    )
 
 
 def _labels(text: str | None, flag: str = "--labels") -> dict[str, str]:

@@ -5,7 +5,7 @@ STARTED -> PREPARING -> RUNNING -> ENDED        FENCED: its successor was made, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,15 @@ import sqlalchemy as sa
 
 from taxiway import errors
 from taxiway.db.database import Database
-from taxiway.db.tables import attempts
+from taxiway.db.tables import attempts, logs
+from taxiway.handles import Exit
 from taxiway.plan import Work
 
 ORDER = ("STARTED", "PREPARING", "RUNNING", "ENDED")
 LIVE = ORDER[:-1]
+BEFORE = 500  # lines that an agent says at most before the user's code begins
+RUNNING, COMPLETED = "Running command: ", "Module completed; cleaning up."  # the agent's lines around the user's own
+SIGNALLED = 128  # an exit code from there on: 128 + the signal that ended the code
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +33,48 @@ class Attempt:
     subject: str
     task: str
     number: int
+    restart: int
+    retry: int
+    pause: float
     state: str
     identity: str
     work: Any
     handle: str
     exit_code: int | None
     error: str | None
+    reason: str | None
     created: float
+    ran: float | None
+    spoke: float | None
     heard: float | None
     ended: float | None
+    remains: dict[str, Any] | None
 
     @property
     def live(self) -> bool:
         return self.state in LIVE
 
+    @property
+    def trial(self) -> str:
+        """The number of the trial that it works on; "" for a job that tunes nothing."""
+        return str(self.work.get("trial", ""))
 
-def create(tx: sa.Connection, attempt: str, kind: str, work: Work, *, identity: str, now: float) -> Attempt:
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Which try of its job an attempt is, which start of its replica within that, and how long it waits to start."""
+
+    restart: int = 0
+    retry: int = 0
+    pause: float = 0.0
+
+
+FIRST = Turn()
+
+
+def create(
+    tx: sa.Connection, attempt: str, kind: str, work: Work, *, identity: str, now: float, turn: Turn = FIRST
+) -> Attempt:
     """Commit an attempt; every earlier one of the same replica is fenced in the same transaction."""
     same = (
         (attempts.c.project == work.project)
@@ -52,7 +82,8 @@ def create(tx: sa.Connection, attempt: str, kind: str, work: Work, *, identity: 
         & (attempts.c.subject == work.subject)
         & (attempts.c.task == work.task)
     )
-    tx.execute(attempts.update().where(same & attempts.c.state.in_(LIVE)).values(state="FENCED", ended=now))
+    superseded = {"state": "FENCED", "reason": "Superseded", "ended": now}
+    tx.execute(attempts.update().where(same & attempts.c.state.in_(LIVE)).values(**superseded))
     number = tx.execute(sa.select(sa.func.count()).select_from(attempts).where(same)).scalar_one() + 1
     tx.execute(
         attempts.insert().values(
@@ -62,6 +93,9 @@ def create(tx: sa.Connection, attempt: str, kind: str, work: Work, *, identity: 
             subject=work.subject,
             task=work.task,
             number=number,
+            restart=turn.restart,
+            retry=turn.retry,
+            pause=turn.pause,
             state="STARTED",
             identity=identity,
             work=msgspec.to_builtins(work),
@@ -101,9 +135,22 @@ def last(rows: sa.Connection, project: str, kind: str, subject: str) -> Attempt 
     return Attempt(**row._mapping) if row else None
 
 
+def of(rows: sa.Connection, project: str, kind: str, subject: str) -> list[Attempt]:
+    """Every attempt of a job or a version, the first one first."""
+    same = (attempts.c.project == project) & (attempts.c.kind == kind) & (attempts.c.subject == subject)
+    found = rows.execute(sa.select(attempts).where(same).order_by(attempts.c.number))
+    return [Attempt(**row._mapping) for row in found]
+
+
 def live(rows: sa.Connection, kind: str) -> Sequence[Attempt]:
     found = rows.execute(sa.select(attempts).where(attempts.c.kind == kind, attempts.c.state.in_(LIVE)))
     return [Attempt(**row._mapping) for row in found]
+
+
+def growing(rows: sa.Connection) -> set[tuple[str, str]]:
+    """(project, subject) of everything that an attempt lives of."""
+    found = rows.execute(sa.select(attempts.c.project, attempts.c.subject).where(attempts.c.state.in_(LIVE)))
+    return {(row.project, row.subject) for row in found}
 
 
 def hold(db: Database, attempt: str, handle: str) -> None:
@@ -122,8 +169,35 @@ def hear(tx: sa.Connection, attempt: str, state: str, *, now: float) -> Attempt 
     must_live(tx, attempt)
     mine, earlier = attempts.c.id == attempt, ORDER[: ORDER.index(state)]
     tx.execute(attempts.update().where(mine).values(heard=now))
-    moved = tx.execute(attempts.update().where(mine & attempts.c.state.in_(earlier)).values(state=state)).rowcount
+    change = {"state": state, **({"ran": now} if state == "RUNNING" else {})}
+    moved = tx.execute(attempts.update().where(mine & attempts.c.state.in_(earlier)).values(**change)).rowcount
     return read(tx, attempt) if moved else None
+
+
+def listen(tx: sa.Connection, attempt: str) -> None:
+    """Note when the user's code said its first line: the one behind the agent's last, if the log has it by now."""
+    found = read(tx, attempt)
+    if found.ran is None or found.spoke is not None:
+        return
+    begin = f"{found.number:04d}.{found.task}."
+    own = (logs.c.project == found.project) & (logs.c.subject == found.subject)
+    own &= (logs.c.insert_id > begin) & (logs.c.insert_id < f"{begin}~")
+    asked = sa.select(logs.c.message, logs.c.created).where(own).order_by(logs.c.insert_id).limit(BEFORE)
+    lines = iter(tx.execute(asked).all())
+    if any(line.message.startswith(RUNNING) for line in lines):
+        first = next(lines, None)
+        if first is not None and first.message != COMPLETED:
+            tx.execute(attempts.update().where(attempts.c.id == attempt).values(spoke=first.created))
+
+
+def looked(tx: sa.Connection, attempt: str, found: Mapping[str, int], *, now: float) -> dict[str, int]:
+    """Keep what was looked for after an attempt's end, and how many of each were there; its tokens are counted here.
+
+    The newest look counts. Answers all that was found.
+    """
+    remains = {**found, "tokens": int(read(tx, attempt).live)}  # they live as long as it does
+    tx.execute(attempts.update().where(attempts.c.id == attempt).values(remains={"time": now, "found": remains}))
+    return remains
 
 
 def must_live(rows: sa.Connection, attempt: str) -> Attempt:
@@ -134,14 +208,21 @@ def must_live(rows: sa.Connection, attempt: str) -> Attempt:
     return found
 
 
-def finish(db: Database, attempt: str, exit_code: int, error: str, *, now: float) -> None:
+def finish(db: Database, attempt: str, exited: Exit, *, now: float) -> None:
     """The replica's last word: its code's exit. Said twice it is heard once; of a fenced attempt it is refused."""
 
     def save(tx: sa.Connection) -> None:
         ended = tx.execute(
             attempts.update()
             .where(attempts.c.id == attempt, attempts.c.state.in_(LIVE))
-            .values(state="ENDED", exit_code=exit_code, error=error, heard=now, ended=now)
+            .values(
+                state="ENDED",
+                exit_code=exited.code,
+                error=exited.error,
+                reason=exited.reason or word(exited.code),
+                heard=now,
+                ended=now,
+            )
         ).rowcount
         if not ended and read(tx, attempt).state != "ENDED":
             raise errors.FailedPrecondition(f"Attempt {attempt} was superseded; its report is refused.")
@@ -149,8 +230,18 @@ def finish(db: Database, attempt: str, exit_code: int, error: str, *, now: float
     db.write(save)
 
 
-def fence(tx: sa.Connection, attempt: str, *, now: float) -> None:
-    """From here on nothing that the attempt says counts, and its tokens are dead."""
-    tx.execute(
-        attempts.update().where(attempts.c.id == attempt, attempts.c.state.in_(LIVE)).values(state="FENCED", ended=now)
-    )
+def fence(tx: sa.Connection, attempt: str, *, reason: str = "Superseded", error: str = "", now: float) -> None:
+    """From here on nothing that the attempt says counts, and its tokens are dead. One that has ended stays as it is."""
+    alive = (attempts.c.id == attempt) & attempts.c.state.in_(LIVE)
+    tx.execute(attempts.update().where(alive).values(state="FENCED", reason=reason, error=error, ended=now))
+
+
+def word(exit_code: int) -> str:
+    """Why it ended, as far as an exit code tells.
+
+    >>> [word(code) for code in (0, 1, 127, 137)]
+    ['Completed', 'Error', 'Error', 'Signal']
+    """
+    if exit_code == 0:
+        return "Completed"
+    return "Signal" if exit_code >= SIGNALLED else "Error"

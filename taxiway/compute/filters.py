@@ -65,6 +65,7 @@ LINES_COLUMNS: dict[str, sa.ColumnElement[Any]] = {
     "labels.task_name": logs.c.task,
     "labels.ml.googleapis.com/task_name": logs.c.task,
     "resource.labels.project_id": logs.c.project,
+    "labels.ml.googleapis.com/trial_id": logs.c.trial,
 }
 LINES = Fields(
     columns=LINES_COLUMNS,

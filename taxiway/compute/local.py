@@ -18,6 +18,7 @@ import psutil
 
 from taxiway import errors, handles
 from taxiway.address import Address
+from taxiway.cgroups import Group
 from taxiway.compute import attempts
 from taxiway.compute.attempts import Attempt
 from taxiway.db.database import Database
@@ -42,6 +43,8 @@ class Local:
 
     folder: Path
     address: Address
+    jail: str = "auto"  # as in Settings
+    jail_hosts: str = ""
     children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)  # started here, and to be reaped here
 
     def start(self, attempt: Attempt, token: str) -> str:
@@ -55,7 +58,8 @@ class Local:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not written.exists():
             at = self.address
-            handles.save(folder / "order.json", Order(attempt.id, token, at.url, at.tls_port, at.bundle))
+            order = Order(attempt.id, token, at.url, at.tls_port, at.bundle, self.jail, self.jail_hosts)
+            handles.save(folder / "order.json", order)
             child = _spawn(folder, attempt.id)
             self.children[child.pid] = child
             self._await(written, child, attempt.id)
@@ -108,12 +112,22 @@ class Local:
     def clear(self, attempt: str) -> None:
         """Remove what an ended attempt left on the disk."""
         folder = self.folder / attempt
+        with suppress(OSError, msgspec.DecodeError):
+            msgspec.json.decode((folder / "group.json").read_bytes(), type=Group).remove()
         shutil.rmtree(folder, ignore_errors=True)
         if folder.exists():  # the user's code may have locked its own folders
             for place, _, _ in os.walk(folder):
                 with suppress(OSError):
                     Path(place).chmod(0o700)
             shutil.rmtree(folder, ignore_errors=True)
+
+    def remains(self, attempt: str) -> dict[str, int]:
+        """How much of an attempt is still here, by what was looked for: after `stop` and `clear` it is 0 of each.
+
+        A look of its own: at every process of this machine, and at the disk. Whatever else an attempt will be given
+        of this machine (namespaces, control groups, links of the network) is to be looked for here, by its name.
+        """
+        return {"processes": len(strays(attempt)), "folders": int((self.folder / attempt).exists())}
 
     def left(self) -> list[str]:
         """The attempts that have a folder here."""
@@ -151,13 +165,17 @@ def sweep(db: Database, engine: Local) -> None:
 
 
 def strays(attempt: str) -> list[psutil.Process]:
-    """Every process that bears the attempt's mark, and every one below such a one, whatever it did to get away."""
+    """Every process that bears the attempt's mark or works below its folder, and every one below such a one.
+
+    Who did away with its environment, its parents and its folder, and whose replica was killed, is not found.
+    """
     running: dict[int, list[psutil.Process]] = {}  # by their parents
     found: list[psutil.Process] = []
-    for process in psutil.process_iter(["ppid", "environ", "status"]):
+    for process in psutil.process_iter(["ppid", "environ", "cwd", "status"]):
         if process.info["status"] != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
             running.setdefault(process.info["ppid"], []).append(process)
-            if (process.info["environ"] or {}).get(handles.MARK) == attempt:
+            bears = (process.info["environ"] or {}).get(handles.MARK) == attempt
+            if bears or attempt in Path(process.info["cwd"] or "").parts:
                 found.append(process)
     for process in found:  # grows as it goes
         found += [each for each in running.get(process.pid, ()) if each not in found]

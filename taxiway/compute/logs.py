@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import calendar
+import functools
+import itertools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,14 +12,18 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
+from taxiway.db import database
 from taxiway.db.database import Database
-from taxiway.db.tables import logs
+from taxiway.db.tables import logbooks, logs
 from taxiway.handles import Said
 
 SERVICE = "service"
 LATE_S = 3.0  # gcloud asks for lines older than five seconds and never looks back: a later one is stamped anew
 SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICAL", "ALERT", "EMERGENCY")
 SECOND = 10**9  # nanoseconds
+OVERHEAD = 400  # bytes that a line takes on the disk beside its message: other columns, places in the indexes
+TOGETHER = 90  # lines in one statement: an old SQLite allows 999 values
+COLUMNS = ("project", "subject", "insert_id", "timestamp", "severity", "task", "message", "created", "trial")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,7 @@ class Line:
     task: str
     message: str
     created: float
+    trial: str = ""
 
 
 def stamp(nanos: int) -> str:
@@ -38,7 +45,7 @@ def stamp(nanos: int) -> str:
     '1970-01-01T00:00:00.500000000Z'
     """
     whole, rest = divmod(nanos, SECOND)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{rest:09d}Z"
+    return f"{_second(whole)}.{rest:09d}Z"
 
 
 def nanos(stamp: str) -> int:
@@ -50,9 +57,9 @@ def nanos(stamp: str) -> int:
     return calendar.timegm(time.strptime(stamp[:19], "%Y-%m-%dT%H:%M:%S")) * SECOND + int(stamp[20:29])
 
 
-def line(number: int, task: str, said: Said) -> Line:
+def line(number: int, task: str, said: Said, trial: str = "") -> Line:
     """A replica's line. Its id is the same however often it is shipped, and later lines sort later."""
-    return Line(f"{number:04d}.{task}.{said.seq:012d}", said.severity, task, said.message, said.time)
+    return Line(f"{number:04d}.{task}.{said.seq:012d}", said.severity, task, said.message, said.time, trial)
 
 
 def append(db: Database, project: str, subject: str, lines: Sequence[Line], *, now: float) -> None:
@@ -64,31 +71,35 @@ def append(db: Database, project: str, subject: str, lines: Sequence[Line], *, n
 def write(tx: sa.Connection, project: str, subject: str, lines: Iterable[Line], *, now: float) -> None:
     """As `append`, in a transaction.
 
-    A line's stamp is when it was written, and always later than every stamp that its subject has: whoever follows the
+    A line's stamp is when it was written, and always later than every stamp that its subject had: whoever follows the
     log with a cursor (the last stamp seen) never misses a line, and each replica's lines stay in their order. One that
     arrives late, after the server was away, bears its arrival; when it was written stays in `created`.
+
+    Whoever listens to the database is told of ("logs", project, subject).
     """
-    newest = sa.select(sa.func.max(logs.c.timestamp)).where(logs.c.project == project, logs.c.subject == subject)
-    last = tx.execute(newest).scalar()
-    floor = nanos(last) if last else 0
+    book = (logbooks.c.project == project) & (logbooks.c.subject == subject)
+    newest = tx.execute(sa.select(logbooks.c.newest).where(book)).scalar()
+    floor = nanos(newest) if newest else 0
     rows = []
     for line in lines:
         moment = now if now - line.created > LATE_S else min(line.created, now)
         floor = max(round(moment * 1e6) * 1000, floor + 1)
-        rows.append(
-            {
-                "project": project,
-                "subject": subject,
-                "insert_id": line.insert_id,
-                "timestamp": stamp(floor),
-                "severity": line.severity,
-                "task": line.task,
-                "message": line.message,
-                "created": line.created,
-            }
-        )
-    if rows:
-        tx.execute(insert(logs).on_conflict_do_nothing(), rows)
+        told = (line.severity, line.task, line.message, line.created, line.trial)
+        rows.append((project, subject, line.insert_id, stamp(floor), *told))
+    if not rows:
+        return
+    kept = 0
+    for start in range(0, len(rows), TOGETHER):
+        some = rows[start : start + TOGETHER]
+        kept += tx.exec_driver_sql(_insert(len(some)), tuple(itertools.chain.from_iterable(some))).rowcount
+    if not kept:
+        return  # all of it had arrived before
+    grown = sum(len(row[6]) + OVERHEAD for row in rows) * kept // len(rows)
+    first, last = rows[0][3], rows[-1][3]
+    fresh = {"project": project, "subject": subject, "lines": kept, "bytes": grown, "oldest": first, "newest": last}
+    more = {"lines": logbooks.c.lines + kept, "bytes": logbooks.c.bytes + grown, "newest": last}
+    tx.execute(insert(logbooks).values(**fresh).on_conflict_do_update(["project", "subject"], set_=more))
+    database.tell(tx, ("logs", project, subject))
 
 
 def say(tx: sa.Connection, project: str, subject: str, *messages: str, severity: str = "INFO", now: float) -> None:
@@ -113,6 +124,7 @@ class Entry:
     task: str
     message: str
     created: float
+    trial: str
 
 
 def page(
@@ -134,3 +146,17 @@ def page(
     asked = asked.order_by(*((each.desc() for each in order) if newest_first else order)).limit(limit)
     with db.read() as rows:
         return [Entry(*row) for row in rows.execute(asked)]
+
+
+# Said to the driver itself, many rows a statement: a trainer may print a million lines.
+
+
+@functools.cache
+def _insert(count: int) -> str:
+    row = f"({', '.join('?' * len(COLUMNS))})"
+    return f"INSERT OR IGNORE INTO logs ({', '.join(COLUMNS)}) VALUES {', '.join([row] * count)}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _second(whole: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ Work = Callable[[sa.Connection], T]
 # Answers what to tell the caller of each item, in their order: a value, or an error to raise there.
 Works = Callable[[sa.Connection, Sequence[Item]], Sequence[T | BaseException]]
 
+TOLD = "taxiway.told"
 GROUP = 256  # how many waiting writes one commit may carry
 READERS = 16
 CHECKPOINT = 4000  # pages of 4 KiB in the write-ahead log before they move into the file: a checkpoint is two fsyncs
@@ -44,9 +45,13 @@ class Prepared:
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
 
     def rows(self, connection: sqlite3.Connection, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        return connection.execute(self.sql, {**self._constants, **values}).fetchall()
+        return self.each(connection, values).fetchall()
+
+    def each(self, connection: sqlite3.Connection, values: Mapping[str, Any]) -> sqlite3.Cursor:
+        return connection.execute(self.sql, {**self._constants, **values})
 
 
+Topic = tuple[str, ...]
 Look = Callable[[Prepared, Mapping[str, Any]], list[tuple[Any, ...]]]
 
 
@@ -77,6 +82,7 @@ class Database:
         self._looking: deque[sqlite3.Connection] = deque()  # idle connections of `rows`, the last used first
         self._waiting: queue.SimpleQueue[Sequence[Job] | None] = queue.SimpleQueue()
         self._gathered: dict[asyncio.AbstractEventLoop, list[Job]] = {}
+        self._listeners: list[Callable[[set[Topic]], None]] = []
         self._closed = False
         self._closing = threading.Lock()  # nothing may join the queue behind its end
         self._thread = threading.Thread(target=self._commit_forever, name="taxiway-db-writer", daemon=True)
@@ -92,6 +98,12 @@ class Database:
         """One look at the last commit, cheap enough for the event loop: a row by its key takes some 20 us."""
         with self._look() as connection:
             return statement.rows(connection, values)
+
+    @contextmanager
+    def each(self, statement: Prepared, values: Mapping[str, Any]) -> Iterator[Iterator[tuple[Any, ...]]]:
+        """`rows` one after the other, for who may have enough before the last."""
+        with self._look() as connection, closing(statement.each(connection, values)) as found:
+            yield found
 
     @contextmanager
     def snapshot(self) -> Iterator[Look]:
@@ -126,6 +138,10 @@ class Database:
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._gather(Job(works, done, item, bundled=True))
         return await done
+
+    def listen(self, listener: Callable[[set[Topic]], None]) -> None:
+        """Call it with what each commit was told of (see `tell`), in the writer's own thread: it must be quick."""
+        self._listeners.append(listener)
 
     def close(self) -> None:
         """Finish what waits, then let go of the file."""
@@ -204,12 +220,17 @@ class Database:
         """One transaction for the whole group; each work in a savepoint of its own when there are several."""
         turns = _turns(group)
         try:
-            with self._writing.connect() as connection, _transaction(connection):
-                if len(turns) == 1:
-                    _run(connection, turns[0])
-                else:
-                    for turn in turns:
-                        _run_beside_others(connection, turn)
+            with self._writing.connect() as connection:
+                with _transaction(connection):
+                    if len(turns) == 1:
+                        _run(connection, turns[0])
+                    else:
+                        for turn in turns:
+                            _run_beside_others(connection, turn)
+                topics: set[Topic] | None = connection.info.pop(TOLD, None)
+            if topics:
+                for listener in self._listeners:
+                    listener(topics)
         except BaseException as error:  # noqa: BLE001 - the edge: whatever broke the commit is everybody's answer
             full = storage_full(error)
             if len(turns) == 1 and len(group) > 1 and full is None:
@@ -218,6 +239,11 @@ class Database:
                 return
             for job in group:
                 job.error = full or error
+
+
+def tell(tx: sa.Connection, topic: Topic) -> None:
+    """Once this transaction is on the disk, whoever listens is told of a topic; if it fails, perhaps as well."""
+    tx.info.setdefault(TOLD, set()).add(topic)
 
 
 @contextmanager

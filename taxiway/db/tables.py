@@ -233,10 +233,12 @@ jobs = sa.Table(
     sa.Column("worker", sa.Text),  # who holds the lease
     _time("lease", nullable=True),  # until when
     _time("created"),
+    _time("queued", nullable=True),  # when it was checked and kept: what lies before was its validation
     _time("started", nullable=True),
     _time("ended", nullable=True),
     *_policy(),
-    sa.Index("ix_jobs_state", "state", "position"),
+    sa.Index("ix_jobs_queue", "state", "priority", "project", "position"),  # whose turn it is
+    sa.Index("ix_jobs_project", "project", "state", "position"),  # how long a project's last jobs took
 )
 
 attempts = sa.Table(
@@ -248,15 +250,22 @@ attempts = sa.Table(
     _text("subject"),  # the job's id, or model/version
     _text("task"),  # master-replica-0
     _whole("number"),  # 1, 2, ... of this subject
+    _whole("restart", server_default="0"),  # how often its replica was started again within this try of the job
+    _whole("retry", server_default="0"),  # how often the whole job was tried again before it
+    sa.Column("pause", sa.Float, nullable=False, server_default="0"),  # seconds between its commit and its start
     _text("state"),  # STARTED -> PREPARING -> RUNNING -> ENDED; FENCED: superseded, its word is refused
     sa.Column("identity", sa.Text, nullable=False),  # the service account that the user's code acts as
     sa.Column("work", sa.JSON, nullable=False),  # what the replica is to do: see plan.Work
     _text("handle", server_default=sa.text("''")),  # the engine's own word for the running replica
     sa.Column("exit_code", sa.Integer),
     sa.Column("error", sa.Text),
+    sa.Column("reason", sa.Text),  # why it ended, in a word: Completed, Error, Signal, OOM, Lost
     _time("created"),
+    _time("ran", nullable=True),  # when its environment was there and the user's code began
+    _time("spoke", nullable=True),  # when the user's code said its first line
     _time("heard", nullable=True),  # the last heartbeat
     _time("ended", nullable=True),
+    _json("remains"),  # what was looked for after its end, and found: {"time": 1.5, "found": {"processes": 0}}
     sa.Index("ix_attempts_subject", "project", "kind", "subject"),
 )
 
@@ -272,9 +281,43 @@ logs = sa.Table(
     _text("task"),
     _text("message"),
     _time("created"),  # when the line was written, where it was written
+    _text("trial", server_default=sa.text("''")),  # of a job that tunes
     sa.UniqueConstraint("project", "subject", "insert_id"),
     sa.Index("ix_logs_read", "project", "subject", "timestamp", "insert_id"),
     sa.Index("ix_logs_timestamp", "timestamp", "insert_id"),
+)
+
+logbooks = sa.Table(  # what `logs` holds of one job or version, so that nobody has to count it
+    "logbooks",
+    metadata,
+    _text("project", primary_key=True),
+    _text("subject", primary_key=True),
+    _whole("lines"),
+    _whole("bytes"),  # about what the lines take on the disk
+    _text("oldest"),  # the stamp of the first line that is there
+    _text("newest"),  # of the last that was ever there
+    _flag("cut"),  # whether its own log said that its oldest lines were removed
+)
+
+samples = sa.Table(  # what replicas used, every few seconds; older ones are joined, two into one
+    "samples",
+    metadata,
+    sa.Column("row", sa.Integer, primary_key=True, autoincrement=True),
+    _text("project"),
+    _text("kind"),  # job | version
+    _text("subject"),
+    _text("task"),
+    _whole("number"),  # of the attempt
+    _time("time"),  # the end of what it tells of
+    _time("span"),  # seconds
+    _time("cpu"),  # seconds of all cores together, within the span
+    _whole("memory"),  # bytes, the most within the span
+    _whole("processes"),
+    _whole("read"),  # bytes, within the span
+    _whole("written"),
+    sa.Column("gpu", sa.Float),  # of all GPUs of the host, 0 to 1 each; null: it has none
+    sa.Column("gpu_memory", sa.BigInteger),  # bytes
+    sa.UniqueConstraint("project", "kind", "subject", "task", "number", "time"),
 )
 
 # --- models: the result ---

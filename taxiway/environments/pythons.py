@@ -36,6 +36,16 @@ def find(version: str) -> Path | None:
     return None
 
 
+def behind(interpreter: Path) -> list[Path]:
+    """The folders that an interpreter runs from: its environment's, and that of every link it leads through."""
+    found = [interpreter.parent.parent]
+    while interpreter.is_symlink():
+        interpreter = interpreter.parent / interpreter.readlink()
+        found.append(interpreter.parent.parent.resolve() if ".." in interpreter.parts else interpreter.parent.parent)
+        found.append(found[-1].resolve())
+    return list(dict.fromkeys(found))
+
+
 def _candidates(version: str) -> Iterator[Path]:
     name = f"python{version}"
     for entry in filter(None, os.environ.get("TAXIWAY_PYTHONS", "").split(":")):

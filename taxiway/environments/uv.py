@@ -94,6 +94,29 @@ def run(arguments: list[str], turn: int, say: Say | None, read: Callable[[str], 
         raise (Unreachable if UNHEARD.search(own) else Failed)(words)
 
 
+def ask(arguments: list[str], text: str, *, seconds: float) -> subprocess.CompletedProcess[str] | None:
+    """uv's answer to a question of `uv pip`, with text on its input; None if it did not come in time."""
+    if wheelhouse := os.environ.get("TAXIWAY_WHEELHOUSE"):
+        arguments = [*arguments, "--no-index", "--find-links", str(Path(wheelhouse).expanduser().absolute())]
+    command = [find_uv_bin(), *arguments, "--color", "never"]
+    folders.cache().mkdir(parents=True, exist_ok=True)
+    if seconds <= 0:
+        return None
+    try:
+        return subprocess.run(
+            command,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            cwd=folders.cache(),
+            env={**_environ(), "UV_HTTP_RETRIES": "0"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
 def _watch(output: io.FileIO, say: Say | None, read: Callable[[str], Progress | None]) -> Iterator[str]:
     """What the terminal shows, piece by piece, while `say` hears of it."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")

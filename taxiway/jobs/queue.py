@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from taxiway.compute import logs
 from taxiway.db.database import Database
 from taxiway.db.tables import jobs
 from taxiway.iam import policies
-from taxiway.jobs import scheduling, states
+from taxiway.jobs import line, scheduling, states
 from taxiway.jobs.states import State
 from taxiway.schemas import TrainingInput
 
@@ -23,9 +24,6 @@ ACCEPTED = (
     "Job creation request has been successfully validated.",
     "Job {id} is queued.",
 )
-NAMED = 5  # running jobs that a waiting one is told of
-AT_ONCE = 100  # waiting jobs that are told in one transaction
-TURN = (jobs.c.priority.desc(), jobs.c.position)  # who is claimed first
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +43,7 @@ class Job:
     worker: str | None
     lease: float | None
     created: float
+    queued: float | None
     started: float | None
     ended: float | None
     policy: dict[str, Any]  # {"bindings": [{"role", "members"}]}
@@ -52,16 +51,25 @@ class Job:
 
 
 def create(
-    db: Database, project: str, job: str, told: TrainingInput, labels: dict[str, str], *, creator: str, now: float
+    db: Database,
+    project: str,
+    job: str,
+    told: TrainingInput,
+    labels: dict[str, str],
+    *,
+    notes: Sequence[tuple[str, str]] = (),
+    creator: str,
+    now: float,
+    checked: float | None = None,
 ) -> Job:
-    """Queue a job that was checked; its creator owns it. Raises AlreadyExists for an id that this project ever used."""
+    """Queue a job that was checked; its creator owns it.
+
+    `notes` are what the checks found, (severity, sentence): its log is told. `now` is when it was asked for, `checked`
+    when its validation was over: the queue begins there. Raises AlreadyExists for an id that this project ever used.
+    """
 
     def save(tx: sa.Connection) -> Job:
-        if tx.execute(sa.select(jobs.c.id).where(_is(project, job))).first():
-            raise errors.AlreadyExists(
-                f"Field: job.job_id Error: A job with the id {job!r} exists already in projects/{project}; "
-                "job ids are never used twice. Choose another one."
-            )
+        must_be_new(tx, project, job)
         last = tx.execute(sa.select(sa.func.max(jobs.c.position))).scalar() or 0
         tx.execute(
             jobs.insert().values(
@@ -77,13 +85,26 @@ def create(
                 creator=creator,
                 attempts=0,
                 created=now,
+                queued=now if checked is None else checked,
                 policy=policies.owned_by(creator, "roles/ml.jobOwner"),
             )
         )
-        logs.say(tx, project, job, *(line.format(id=job) for line in ACCEPTED), now=now)
+        first, *rest = (line.format(id=job) for line in ACCEPTED)
+        said = [("INFO", first), *notes, *(("INFO", line) for line in rest)]
+        for severity, lines in itertools.groupby(said, lambda each: each[0]):
+            logs.say(tx, project, job, *(line for _, line in lines), severity=severity, now=now)
         return read(tx, project, job)
 
     return db.write(save)
+
+
+def must_be_new(rows: sa.Connection, project: str, job: str) -> None:
+    """Raise AlreadyExists for an id that this project ever used."""
+    if rows.execute(sa.select(jobs.c.id).where(_is(project, job))).first():
+        raise errors.AlreadyExists(
+            f"Field: job.job_id Error: A job with the id {job!r} exists already in projects/{project}; "
+            "job ids are never used twice. Choose another one."
+        )
 
 
 def read(rows: sa.Connection, project: str, job: str) -> Job:
@@ -145,29 +166,18 @@ def newest(
         return [_job(row) for row in rows.execute(asked)]
 
 
-def ahead(db: Database, job: Job) -> int:
-    """How many queued jobs will be claimed before this one: 0 is next."""
-    earlier = (jobs.c.priority == job.priority) & (jobs.c.position < job.position)
-    count = sa.select(sa.func.count()).where(
-        jobs.c.state == State.QUEUED.value, (jobs.c.priority > job.priority) | earlier
-    )
-    with db.read() as rows:
-        return int(rows.execute(count).scalar_one())
-
-
-def waiting(rows: sa.Connection, *, now: float, queued: bool = True) -> bool:
+def waiting(rows: sa.Connection, *, worker: str, now: float, queued: bool = True) -> bool:
     """Whether there is something to claim."""
-    return rows.execute(sa.select(jobs.c.id).where(_claimable(now, queued)).limit(1)).first() is not None
+    claimable = _abandoned(worker, now) | line.QUEUED if queued else _abandoned(worker, now)
+    return rows.execute(sa.select(jobs.c.id).where(claimable).limit(1)).first() is not None
 
 
 def claim(tx: sa.Connection, *, worker: str, now: float, lease: float, queued: bool = True) -> Job | None:
-    """Take a job whose worker fell silent, else (if `queued`) the first queued one; None if there is none."""
-    row = tx.execute(
-        sa.select(jobs)
-        .where(_claimable(now, queued))
-        .order_by(jobs.c.state == State.QUEUED.value, *TURN)  # the abandoned first: they were promised
-        .limit(1)
-    ).first()
+    """Take a job whose worker fell silent, else (if `queued`) the first in the line; None if there is none."""
+    turn = (jobs.c.priority.desc(), jobs.c.position)
+    row = tx.execute(sa.select(jobs).where(_abandoned(worker, now)).order_by(*turn).limit(1)).first()
+    if row is None and queued:  # the abandoned go first: they were promised
+        row = line.first(tx)
     if row is None:
         return None
     held = {"worker": worker, "lease": now + lease}
@@ -190,6 +200,14 @@ def held_by(db: Database, worker: str) -> list[Job]:
     held = jobs.c.state.in_([state.value for state in states.HELD])
     with db.read() as rows:
         return [_job(row) for row in rows.execute(sa.select(jobs).where(held & (jobs.c.worker == worker)))]
+
+
+def going(rows: sa.Connection) -> set[tuple[str, str]]:
+    """(project, id) of every job that has not ended."""
+    found = rows.execute(
+        sa.select(jobs.c.project, jobs.c.id).where(jobs.c.state.in_([each.value for each in states.MOVES]))
+    )
+    return {(row.project, row.id) for row in found}
 
 
 def move(tx: sa.Connection, project: str, job: str, to: State, *, worker: str | None = None, **changes: Any) -> Job:
@@ -267,44 +285,9 @@ def cancel_if_over(db: Database, project: str, job: str, *, now: float) -> bool:
     return db.write(save)
 
 
-def last_queued(db: Database) -> int:
-    """The highest position of a queued job; 0 if none is."""
-    with db.read() as rows:
-        queued = jobs.c.state == State.QUEUED.value
-        return int(rows.execute(sa.select(sa.func.max(jobs.c.position)).where(queued)).scalar() or 0)
-
-
-def explain(tx: sa.Connection, *, most: int, after: int, now: float) -> int:
-    """Say in the log of queued jobs that arrived after a position why they wait; up to which position it was said.
-
-    For when there is no room. Jobs that run are named if they are of the job's own project; those that do not come to
-    their turn within this call are told in the next.
-    """
-    queued = sa.select(jobs.c.project, jobs.c.id, jobs.c.position).where(jobs.c.state == State.QUEUED.value)
-    waiting = tx.execute(queued.order_by(*TURN)).all()
-    untold: list[int] = sorted(each.position for each in waiting if each.position > after)[:AT_ONCE]
-    held = jobs.c.state.in_([state.value for state in states.HELD])
-    running = tx.execute(sa.select(jobs.c.project, jobs.c.id).where(held).order_by(jobs.c.position)).all()
-    if not untold or not running:  # none: room has come meanwhile
-        return after
-    for ahead, each in enumerate(waiting):
-        if after < each.position <= untold[-1]:
-            own = [other.id for other in running if other.project == each.project]
-            logs.say(tx, each.project, each.id, _reason(own, len(running), most, ahead), now=now)
-    return untold[-1]
-
-
-def _reason(own: Sequence[str], running: int, most: int, ahead: int) -> str:
-    elsewhere = [f"{running - len(own)} of other projects"] if running > len(own) else []
-    more = [f"{len(own) - NAMED} more"] if len(own) > NAMED else []
-    named = ", ".join([*own[:NAMED], *more, *elsewhere])
-    first = f"{ahead} queued {'job starts' if ahead == 1 else 'jobs start'}" if ahead else "no queued job starts"
-    return f"Waiting for another job to end: {running} run ({named}), {most} may at once, and {first} before this one."
-
-
-def _claimable(now: float, queued: bool) -> sa.ColumnElement[bool]:
-    abandoned = jobs.c.state.in_([state.value for state in states.HELD]) & (jobs.c.lease < now)
-    return abandoned | (jobs.c.state == State.QUEUED.value) if queued else abandoned
+def _abandoned(worker: str, now: float) -> sa.ColumnElement[bool]:
+    """Held by another worker, whose lease is over. A worker's own jobs are its own, whatever the clock says."""
+    return line.HELD & (jobs.c.lease < now) & (jobs.c.worker != worker)
 
 
 def _is(project: str, job: str) -> sa.ColumnElement[bool]:

@@ -11,41 +11,19 @@ import msgspec
 from taxiway import errors, names, schemas
 from taxiway.db.database import Database
 from taxiway.environments import packages, runtimes
-from taxiway.iam import members, policies, projects
-from taxiway.iam.members import Caller
+from taxiway.iam import accounts, projects
 from taxiway.jobs import scheduling
+from taxiway.jobs.machines import Machines
 from taxiway.schemas import TrainingInput
-from taxiway.storage import buckets, objects
 
 Fault = tuple[str, str]  # field, sentence
 T = TypeVar("T")
-TIER = "BASIC"
 PACKAGES = 100  # the service's own limit
-WRITES = (  # what TensorFlow needs to keep checkpoints, summaries and exports below a folder
-    "storage.objects.create",
-    "storage.objects.delete",
-    "storage.objects.get",
-    "storage.objects.list",
-    "storage.buckets.get",
-)
 LATER = (  # fields of TrainingInput that are understood and not offered yet
     "enable_web_access",
     "encryption_config",
-    "evaluator_config",
-    "evaluator_count",
-    "evaluator_type",
     "hyperparameters",
-    "master_config",
-    "master_type",
     "network",
-    "parameter_server_config",
-    "parameter_server_count",
-    "parameter_server_type",
-    "service_account",
-    "use_chief_in_tf_config",
-    "worker_config",
-    "worker_count",
-    "worker_type",
 )
 
 
@@ -56,19 +34,18 @@ class Checked:
     id: str
     training: TrainingInput
     labels: dict[str, str]
+    identity: str  # the e-mail address of the account that its code acts as
 
 
-def check(db: Database, project: projects.Project, job: schemas.Job) -> Checked:
-    """Everything that can be known before the queue.
-
-    Raises InvalidArgument with all faults of the fields; then PermissionDenied or NotFound for what the project's
-    service agent cannot read or write, with the grant that mends it.
-    """
+def check(db: Database, project: projects.Project, job: schemas.Job, machines: Machines) -> Checked:
+    """The fields, each for itself and together. Raises InvalidArgument with all faults."""
     told = job.training_input
     faults = list(_faults_of_job(job))
     if told is None:
         raise errors.InvalidArgument(faults=faults)
     faults += _faults_of_training(told)
+    faults += machines.faults(told)
+    faults += _faults_of_account(db, project, told.service_account)
     runtime = python = ""
     try:
         choice = runtimes.resolve(told.runtime_version or None, told.python_version or None)
@@ -77,9 +54,9 @@ def check(db: Database, project: projects.Project, job: schemas.Job) -> Checked:
         faults += [(f"trainingInput.{field}", fault) for field, fault in error.faults]
     if faults:
         raise errors.InvalidArgument(faults=faults)
-    _check_grants(db, project, told)
-    chosen = {"scale_tier": TIER, "runtime_version": runtime, "python_version": python}
-    return Checked(job.job_id, msgspec.structs.replace(told, **chosen), dict(job.labels))
+    chosen = {"scale_tier": told.scale_tier or "BASIC", "runtime_version": runtime, "python_version": python}
+    identity = told.service_account or projects.service_agent(project.number)
+    return Checked(job.job_id, msgspec.structs.replace(told, **chosen), dict(job.labels), identity)
 
 
 def _faults_of_job(job: schemas.Job) -> Iterator[Fault]:
@@ -106,14 +83,28 @@ def _faults_of_training(told: TrainingInput) -> Iterator[Fault]:
         yield from _faults_of_package(uri, f"trainingInput.packageUris[{index}]")
     if told.job_dir:
         yield from _faults(names.gs, told.job_dir, "trainingInput.jobDir")
-    if told.scale_tier not in (None, TIER):
-        yield "trainingInput.scaleTier", f"{told.scale_tier} is not offered yet; use {TIER}."
     if told.scheduling is not None:
         yield from scheduling.faults(told.scheduling)
     for name in LATER:
         if getattr(told, name):
             camel = name.split("_")[0] + "".join(part.title() for part in name.split("_")[1:])
             yield f"trainingInput.{camel}", "is not offered yet; leave it out."
+
+
+def _faults_of_account(db: Database, project: projects.Project, email: str) -> Iterator[Fault]:
+    if not email:
+        return
+    field = "trainingInput.serviceAccount"
+    make = "Make one: taxiway iam service-accounts create NAME"
+    try:
+        found = accounts.get(db, project.id, email)
+    except errors.NotFound:
+        found = None
+    if found is None or found.email != email:
+        whose = f"a service account of projects/{project.id}"
+        yield field, f"must be the e-mail address of {whose}; {email[:254]!r} is none. {make}"
+    elif found.disabled:
+        yield field, f"{email} is disabled. Enable it, or name another one."
 
 
 def _faults_of_package(uri: str, field: str) -> Iterator[Fault]:
@@ -131,31 +122,3 @@ def _faults(check: Callable[[T, str], object], value: T, field: str) -> tuple[Fa
     except errors.InvalidArgument as error:
         return error.faults
     return ()
-
-
-def _refusal(db: Database, who: Caller, bucket: str, permissions: set[str]) -> str:
-    """Why somebody may not; "" if they may. Raises NotFound for a bucket that is not there."""
-    try:
-        policies.need(db, who, *sorted(permissions), bucket=bucket)
-    except errors.PermissionDenied as error:
-        return str(error)
-    return ""
-
-
-def _check_grants(db: Database, project: projects.Project, told: TrainingInput) -> None:
-    """What the service agent will need: to read each package, and to write the job's folder."""
-    agent = Caller(members.of_email(projects.service_agent(project.number)))
-    needed: dict[str, set[str]] = {}  # bucket -> permissions
-    for uri in told.package_uris:
-        bucket, name = names.gs(uri, "trainingInput.packageUris")
-        if not policies.allowed(db, agent, "storage.objects.get", bucket=bucket, within=policies.object_of(name)):
-            needed.setdefault(bucket, set()).add("storage.objects.get")
-    if told.job_dir:
-        bucket = names.gs(told.job_dir, "trainingInput.jobDir")[0]
-        owns = not buckets.get(db, bucket).uniform  # there a trainer may read what it writes: it owns it
-        needed.setdefault(bucket, set()).update(set(WRITES) - ({"storage.objects.get"} if owns else set()))
-    refused = [_refusal(db, agent, bucket, permissions) for bucket, permissions in needed.items()]
-    if any(refused):
-        raise errors.PermissionDenied("\n".join(filter(None, refused)))
-    for uri in told.package_uris:
-        objects.get(db, *names.gs(uri, "trainingInput.packageUris"))

@@ -10,18 +10,21 @@ import threading
 import time
 import traceback
 import uuid
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import sqlalchemy as sa
 
 from taxiway import errors, handles, plan
 from taxiway.compute import attempts, logs
-from taxiway.compute.attempts import Attempt
+from taxiway.compute.attempts import FIRST, Attempt, Turn
 from taxiway.compute.local import Local
 from taxiway.db.database import Database
 from taxiway.iam import projects
 from taxiway.iam.keys import Keys
-from taxiway.jobs import queue, scheduling
+from taxiway.jobs import line, queue, restarts, scheduling
+from taxiway.jobs.clock import Clock
+from taxiway.jobs.machines import Machines
 from taxiway.jobs.queue import Job
 from taxiway.jobs.states import State
 from taxiway.settings import Settings
@@ -30,7 +33,7 @@ log = logging.getLogger("taxiway.jobs")
 
 LEASE_S = 60.0
 TICK_S = 0.5  # at the latest; a report or a new job wakes the worker at once
-TRIES = 3  # attempts of a job whose replica goes without a word
+LOOK_S = 0.02  # between two turns at least, while something is due
 HANDS = 8
 WORDS = 1000  # lines in one commit
 ADOPT_S = 5.0  # a server that has just started hears first what its jobs' replicas did meanwhile
@@ -43,13 +46,16 @@ class Worker:
     `wake` tells it that something happened.
     """
 
-    def __init__(self, db: Database, keys: Keys, engine: Local, settings: Settings) -> None:
-        self.db, self.keys, self.engine = db, keys, engine
+    def __init__(self, db: Database, keys: Keys, engine: Local, settings: Settings, machines: Machines) -> None:
+        self.db, self.keys, self.engine, self.machines = db, keys, engine, machines
         self.most = settings.jobs or max(2, (os.cpu_count() or 2) // 2)
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._woken = threading.Event()
         self._ending = threading.Event()
-        self._renewed = 0.0
+        self._pause_s = settings.restart_ms / 1000
+        self._due: dict[str, float] = {}  # attempts that pause before their start -> until when, on the steady clock
+        self._clock = Clock()
+        self._renewed: float | None = None  # on the steady clock, as is the next
         self._listens = 0.0  # from when on jobs are held to their times
         self._explained = 0  # the position up to which queued jobs were told why they wait
         self._busy: set[tuple[str, str]] = set()  # jobs that a thread is at
@@ -59,7 +65,7 @@ class Worker:
     def start(self) -> None:
         queue.release_all(self.db)  # this server holds the home's lock: whoever held them is gone
         self._sweep()
-        self._listens = time.time() + ADOPT_S
+        self._listens = time.monotonic() + ADOPT_S
         self._thread.start()
 
     def wake(self) -> None:
@@ -82,18 +88,23 @@ class Worker:
     def _run(self) -> None:
         while not self._ending.is_set():
             try:
-                self._tick(time.time())
+                self._tick(self._clock.look())
             except Exception:  # noqa: BLE001 - the worker's edge: one bad turn is told, and the next one comes
                 log.error("the worker stumbled\n%s", traceback.format_exc())
-            self._woken.wait(TICK_S)
+            self._woken.wait(self._rest())
             self._woken.clear()
 
+    def _rest(self) -> float:
+        """How long nothing is to be done, unless something happens."""
+        now = time.monotonic()
+        return max(LOOK_S, min([TICK_S, *(due - now for due in self._due.copy().values() if due > now)]))
+
     def _tick(self, now: float) -> None:
-        if now - self._renewed > LEASE_S / 4:
+        if self._renewed is None or time.monotonic() - self._renewed > LEASE_S / 4:
             queue.renew(self.db, worker=self.name, until=now + LEASE_S)
-            self._renewed = now
-        for late in queue.waited_out(self.db, now=now):
-            queue.cancel_if_over(self.db, late.project, late.id, now=now)
+            self._renewed = time.monotonic()
+        for late in queue.waited_out(self.db, now=self._clock.latest()):
+            queue.cancel_if_over(self.db, late.project, late.id, now=self._clock.since(late.created))
         held = queue.held_by(self.db, self.name)
         for job in held:
             self._hand_out(job)
@@ -107,15 +118,17 @@ class Worker:
     def _claim(self, now: float, *, queued: bool) -> Job | None:
         """The next job: one that was abandoned, else a queued one if there is room."""
         with self.db.read() as rows:
-            if self._ending.is_set() or not queue.waiting(rows, now=now, queued=queued):
+            if self._ending.is_set() or not queue.waiting(rows, worker=self.name, now=now, queued=queued):
                 return None
         return self.db.write(lambda tx: queue.claim(tx, worker=self.name, now=now, lease=LEASE_S, queued=queued))
 
     def _explain(self, now: float) -> None:
         """Whoever has come since is told why it waits."""
-        if queue.last_queued(self.db) > self._explained:
+        with self.db.read() as rows:
+            last = line.last_queued(rows)
+        if last > self._explained:
             after = self._explained
-            self._explained = self.db.write(lambda tx: queue.explain(tx, most=self.most, after=after, now=now))
+            self._explained = self.db.write(lambda tx: line.explain(tx, most=self.most, after=after, now=now))
 
     def _hand_out(self, job: Job) -> None:
         key = (job.project, job.id)
@@ -141,7 +154,7 @@ class Worker:
         try:
             job, attempt = queue.get(self.db, *key), self._last_attempt(*key)
             if attempt is not None:
-                self.db.write(lambda tx: attempts.fence(tx, attempt.id, now=time.time()))
+                self._fence(attempt, restarts.ERROR, "INTERNAL")
                 self._bury(attempt)
             self._end(job, State.FAILED, "INTERNAL: the service failed on this job; its log has the traceback.")
         except Exception:  # noqa: BLE001 - the same edge; the next turn tries again
@@ -159,30 +172,34 @@ class Worker:
         elif self._over(job, attempt):
             self.wake()  # it is CANCELLING now
         elif attempt is None:
-            self._start(job, "Waiting for job to be provisioned.", "Waiting for training program to start.")
-        elif attempt.state == "ENDED":
-            self._settle(job, attempt)
+            self._start(job, FIRST, "Waiting for job to be provisioned.", "Waiting for training program to start.")
         elif not attempt.live:
-            self._bury(attempt)
-            self._start(job, f"Attempt {attempt.number} is over; starting another one.")
+            self._settle(job, attempt)
         elif not attempt.handle:
-            self._launch(attempt)  # committed, and perhaps started: the engine knows
+            self._launch(job, attempt)  # committed, and perhaps started: the engine knows
         else:
             self._watch(job, attempt)
 
     def _over(self, job: Job, attempt: Attempt | None) -> bool:
         """Whether the job was cancelled now, for its time; one whose replica has ended by itself is not."""
-        now = time.time()
-        if now < self._listens or not scheduling.over(job.training, created=job.created, started=job.started, now=now):
+        now = self._now(job)
+        if time.monotonic() < self._listens or not scheduling.over(
+            job.training, created=job.created, started=job.started, now=now
+        ):
             return False
         ended = self.engine.poll(attempt.handle) if attempt is not None and attempt.handle else None
         if (attempt is not None and attempt.state == "ENDED") or (ended is not None and ended.code != handles.LOST):
             return False
         return queue.cancel_if_over(self.db, job.project, job.id, now=now)
 
-    def _start(self, job: Job, *why: str) -> None:
-        """Commit an attempt, then start it."""
+    def _now(self, job: Job) -> float:
+        """The time by which a job is held to its limits."""
+        return self._clock.since(job.created if job.started is None else job.started)
+
+    def _start(self, job: Job, turn: Turn, *why: str, severity: str = "INFO") -> None:
+        """Commit an attempt, then start it, at once or after its pause."""
         project = projects.get(self.db, job.project)
+        share = self.machines.share(job.training, self._busy_gpus())
         work = plan.training(
             job.project,
             project.number,
@@ -190,20 +207,48 @@ class Worker:
             job.training,
             runtime=job.training.runtime_version,
             python=job.training.python_version,
+            cpus=share.cpus,
+            memory=share.memory,
+            gpus=share.gpus if self.machines.host.gpus else None,
         )
         now = time.time()
 
         def save(tx: sa.Connection) -> Attempt:
             queue.move(tx, job.project, job.id, State.PREPARING, worker=self.name, attempts=job.attempts + 1)
-            logs.say(tx, job.project, job.id, *why, now=now)
-            identity = projects.service_agent(project.number)
-            return attempts.create(tx, uuid.uuid4().hex, KIND, work, identity=identity, now=now)
+            logs.say(tx, job.project, job.id, *why, severity=severity, now=now)
+            identity = job.training.service_account or projects.service_agent(project.number)
+            return attempts.create(tx, uuid.uuid4().hex, KIND, work, identity=identity, now=now, turn=turn)
 
-        self._launch(self.db.write(save))
+        self._launch(job, self.db.write(save))
 
-    def _launch(self, attempt: Attempt) -> None:
-        handle = self.engine.start(attempt, self.keys.replica_token(attempt.id, now=time.time()))
+    def _busy_gpus(self) -> Counter[int]:
+        """How many replicas use each of the host's GPUs."""
+        if not self.machines.host.gpus:
+            return Counter()
+        with self.db.read() as rows:
+            return Counter(index for each in attempts.live(rows, KIND) for index in each.work.get("gpus", ()))
+
+    def _launch(self, job: Job, attempt: Attempt) -> None:
+        if self._pauses(attempt):
+            return
+        try:
+            handle = self.engine.start(attempt, self.keys.replica_token(attempt.id, now=time.time()))
+        except errors.Unavailable as error:  # killed before it could say that it lives, or the host is out of breath
+            self._lose(job, attempt, str(error))
+            return
         attempts.hold(self.db, attempt.id, handle)
+
+    def _pauses(self, attempt: Attempt) -> bool:
+        """Whether it is too early to start an attempt. A server that has just come up begins its pause anew.
+
+        No thread waits for it: the turns of the worker come back here, the first of them when the pause is over.
+        """
+        if not attempt.pause:
+            return False
+        if time.monotonic() < self._due.setdefault(attempt.id, time.monotonic() + attempt.pause):
+            return True
+        self._due.pop(attempt.id, None)
+        return False
 
     def _watch(self, job: Job, attempt: Attempt) -> None:
         ended = self.engine.poll(attempt.handle)
@@ -211,55 +256,79 @@ class Worker:
             return
         attempt = attempts.get(self.db, attempt.id)  # its report may have come in between
         if attempt.live and ended.code != handles.LOST:
-            attempts.finish(self.db, attempt.id, ended.code, ended.error, now=time.time())
+            attempts.finish(self.db, attempt.id, ended, now=time.time())
             attempt = attempts.get(self.db, attempt.id)
-        if attempt.state == "ENDED":
+        if attempt.live:
+            self._lose(job, attempt)
+        else:
             self._settle(job, attempt)
-            return
-        self._bury(attempt)  # what it left must be gone before its successor starts
-        if job.attempts < TRIES:
-            self._start(job, f"Replica {attempt.task} was lost; starting attempt {attempt.number + 1} of {TRIES}.")
-            return
-        self.db.write(lambda tx: attempts.fence(tx, attempt.id, now=time.time()))
-        self._end(job, State.FAILED, f"The replica {attempt.task} was lost {TRIES} times (killed from outside).")
+
+    def _lose(self, job: Job, attempt: Attempt, why: str = "") -> None:
+        self._fence(attempt, restarts.LOST, why)
+        self._settle(job, attempts.get(self.db, attempt.id))  # as it is now: its report may have come in between
 
     def _settle(self, job: Job, attempt: Attempt) -> None:
-        """The replica has ended: make sure that nothing of it is left, then end the job."""
+        """The attempt is over: make sure that nothing of it is left, then start its successor or end the job."""
         self._bury(attempt)
-        if attempt.exit_code != 0:
-            self._end(job, State.FAILED, attempt.error or f"The replica exited with status {attempt.exit_code}.")
+        if restarts.reason(attempt) == restarts.COMPLETED:
+            if job.state is State.PREPARING:  # it ended while this server was away
+                started = attempt.created if job.started is None else job.started  # the first time counts
+                job = self._move(job, State.RUNNING, started=started)
+            self._end(job, State.SUCCEEDED)
             return
-        if job.state is State.PREPARING:  # it ended while this server was away
-            job = self._move(job, State.RUNNING, started=attempt.created)
-        self._end(job, State.SUCCEEDED)
+        turn = restarts.following(attempt, self._pause_s)
+        if turn is None:
+            self._end(job, State.FAILED, restarts.last_words(attempt))
+        elif queue.cancel_if_over(self.db, job.project, job.id, now=self._now(job)):
+            self.wake()  # it is CANCELLING now
+        else:
+            self._start(job, turn, restarts.announcement(attempt, turn), severity="WARNING")
 
     def _cancel(self, job: Job, attempt: Attempt | None) -> None:
         if attempt is not None:
-            self.db.write(lambda tx: attempts.fence(tx, attempt.id, now=time.time()))
+            self._fence(attempt, "Cancelled")
             self._bury(attempt)
         self._end(job, State.CANCELLED)
 
+    def _fence(self, attempt: Attempt, reason: str, error: str = "") -> None:
+        now = time.time()
+        self.db.write(lambda tx: attempts.fence(tx, attempt.id, reason=reason, error=error, now=now))
+        self._due.pop(attempt.id, None)
+
     def _bury(self, attempt: Attempt) -> None:
-        """End whatever an attempt left running, take in what it said and could not ship, clear its folder."""
+        """End whatever an attempt left running, take in what it said and could not ship, clear its folder.
+
+        Then look whether that is so, and keep what was found. The attempt must be over: then its tokens are dead.
+        """
         self.engine.stop(attempt.id, attempt.handle)
         said = self.engine.said(attempt.id)
         while batch := list(itertools.islice(said, WORDS)):
-            lines = [logs.line(attempt.number, attempt.task, each) for each in batch]
+            lines = [logs.line(attempt.number, attempt.task, each, attempt.trial) for each in batch]
             logs.append(self.db, attempt.project, attempt.subject, lines, now=time.time())
         self.engine.clear(attempt.id)
+        found, now = self.engine.remains(attempt.id), time.time()
+
+        def save(tx: sa.Connection) -> dict[str, int]:
+            attempts.listen(tx, attempt.id)
+            return attempts.looked(tx, attempt.id, found, now=now)
+
+        remains = self.db.write(save)
+        if any(remains.values()):
+            log.error("job %s/%s: left of attempt %s: %s", attempt.project, attempt.subject, attempt.id, remains)
 
     def _end(self, job: Job, to: State, error: str = "") -> None:
         if to is State.SUCCEEDED:
             self._move(job, to, "Finished tearing down training program.", "Job completed successfully.", ended=True)
         elif to is State.FAILED:
-            self._move(job, to, error, severity="ERROR", ended=True, error=error)
+            last = ("Finished tearing down training program.", "Job failed.")
+            self._move(job, to, error, *last, severity="ERROR", ended=True, error=error)
         else:
             self._move(job, to, "Job cancelled.", ended=True)
         log.info("job %s/%s: %s", job.project, job.id, to.value)
         self.wake()  # there is room for another
 
     def _move(self, job: Job, to: State, *words: str, severity: str = "INFO", **changes: object) -> Job:
-        """Move the row and say so in the job's log, both or neither."""
+        """Move the row and say so in the job's log, both or neither; `severity` is that of the first words."""
         now = time.time()
         if changes.get("ended"):
             changes["ended"] = now
@@ -267,7 +336,8 @@ class Worker:
         def save(tx: sa.Connection) -> Job:
             moved = queue.move(tx, job.project, job.id, to, worker=self.name, **changes)
             if words:
-                logs.say(tx, job.project, job.id, *words, severity=severity, now=now)
+                logs.say(tx, job.project, job.id, *words[:1], severity=severity, now=now)
+                logs.say(tx, job.project, job.id, *words[1:], now=now)
             return moved
 
         return self.db.write(save)

@@ -17,12 +17,12 @@ import msgspec
 import psutil
 
 from taxiway import errors, handles, names, receipts
-from taxiway.environments import layers, runtimes
+from taxiway.environments import layers, pythons, runtimes
 from taxiway.environments.progress import Lines, Progress
 from taxiway.handles import Exit
 from taxiway.plan import Work
-from taxiway.replica import family
-from taxiway.replica.relay import relay
+from taxiway.replica import family, ground, samples
+from taxiway.replica.ground import Ground
 from taxiway.replica.wire import Wire
 from taxiway.replica.words import Words
 
@@ -45,6 +45,7 @@ class Agent:
         self.stopped = threading.Event()
         self.over = False  # the end is being reported: a heartbeat that comes too late is no reason to stop
         self.child: subprocess.Popen[bytes] | None = None
+        self.ground: Ground | None = None
         self.build = Lines(lambda line: self.words.say(f"{line}."))
 
     def run(self) -> int:
@@ -68,7 +69,7 @@ class Agent:
             if self.heard != self.state:
                 self.wire.heartbeat(self.state)
             self.over = True
-            self.wire.finish(ended.code, ended.error)
+            self.wire.finish(ended)
         return 0
 
     def _work(self) -> Exit:
@@ -85,30 +86,24 @@ class Agent:
         command, variables = family.filled(work, python)
         if not serving(work):
             self.words.say(receipts.line(receipts.of(work, choice, packages, python)))
-        with relay(work, told["identity"], self.wire) as google:
-            return self._run(work, command, {**self._surroundings(python), **google, **variables})
+        read = [*pythons.behind(python), runtimes.path(choice)]
+        with ground.laid(
+            work, told["identity"], self.wire, read=read, python=python, jailed=not serving(work), say=self.words.say
+        ) as self.ground:
+            return self._run(work, command, variables, self.ground)
 
-    def _run(self, work: Work, command: list[str], variables: dict[str, str]) -> Exit:
+    def _run(self, work: Work, command: list[str], variables: dict[str, str], on: Ground) -> Exit:
         """The user's code, to its end. Its lines are followed until the pipes are closed and its family is gone."""
-        place = self.folder if serving(work) else self.folder / "work"
-        place.mkdir(exist_ok=True)
         if self.stopped.is_set():
             return Exit(1, "stopped before it ran")
         if not serving(work):
             self.words.say(f"Running command: {shlex.join(['python3', *command[2:]])}")
-        self.child = subprocess.Popen(
-            command,
-            cwd=place,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self.child = on.start(command, variables, self.folder if serving(work) else self.folder / "work")
         self.state = "RUNNING"
         self.moved.set()
         followers = [self._follow(self.child.stdout, False), self._follow(self.child.stderr, True)]
-        code = self.child.wait()
+        with samples.taken(self.child, self.wire):
+            code = on.returned(self.child.wait())
         family.end()  # a stray that holds the pipe open would keep us here
         for follower in followers:
             follower.join(DRAIN_S)
@@ -116,7 +111,8 @@ class Agent:
             self.words.say("Module completed; cleaning up.")
             self.words.say("Clean up finished.")
             return Exit(0, "")
-        return Exit(family.exit_code(code), family.last_words(work.task, code, list(self.words.stderr)))
+        said = list(self.words.stderr)
+        return Exit(family.exit_code(code), family.last_words(work.task, code, said, starved=on.starved))
 
     def _follow(self, pipe: object, errors_stream: bool) -> threading.Thread:
         thread = threading.Thread(
@@ -141,19 +137,6 @@ class Agent:
                 if to.resolve() not in place.parents:
                     raise errors.FailedPrecondition(f"The object gs://{bucket}/{name} would lie outside of its folder.")
                 self.wire.download(bucket, name, place)
-
-    def _surroundings(self, python: Path) -> dict[str, str]:
-        """What the user's code sees of this machine: nothing of the server's own environment."""
-        for name in ("home", "tmp"):
-            (self.folder / name).mkdir(mode=0o700, exist_ok=True)
-        return {
-            "PATH": f"{python.parent}:{family.SYSTEM}",
-            "HOME": str(self.folder / "home"),
-            "TMPDIR": str(self.folder / "tmp"),
-            "LANG": "C.UTF-8",
-            "PYTHONUNBUFFERED": "1",
-            handles.MARK: self.wire.order.attempt,
-        }
 
     def _say_progress(self, progress: Progress) -> None:
         """A build's stages as sentences, without the last moments of what was announced already."""
@@ -191,9 +174,8 @@ class Agent:
         self.stopped.set()
         self.moved.set()
         self.wire.given_up.set()
-        if self.child is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.child.pid, signal.SIGTERM)
+        if self.child is not None and self.ground is not None:
+            self.ground.terminate(self.child)
         last = threading.Timer(family.GRACE_S if self.child else 0.0, family.end)
         last.daemon = True
         last.start()

@@ -21,7 +21,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from taxiway import errors
-from taxiway.handles import Order
+from taxiway.handles import Exit, Order, Sample
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +53,12 @@ class Wire:
         """Lines of output, each a `handles.Said` as JSON."""
         self._own("POST", ":log", b'{"lines":[' + b",".join(lines) + b"]}")
 
-    def finish(self, code: int, error: str) -> None:
-        self._own("POST", ":finish", msgspec.json.encode({"exitCode": code, "error": error}))
+    def sample(self, taken: list[Sample]) -> None:
+        self._own("POST", ":sample", msgspec.json.encode({"samples": taken}))
+
+    def finish(self, ended: Exit) -> None:
+        told = {"exitCode": ended.code, "error": ended.error, "reason": ended.reason}
+        self._own("POST", ":finish", msgspec.json.encode(told))
 
     def token(self) -> tuple[str, int]:
         """An access token of the attempt's identity, and the seconds that it still holds (at least five minutes)."""
@@ -118,10 +122,14 @@ class Wire:
                     answer = connection.getresponse()
                     if answer.status < 300:
                         return read(answer)
-                    told = refusal(answer.status, answer.read())
-                if answer.status < 500 and answer.status != 429:
+                    raw = answer.read()
+                told = refusal(answer.status, raw)
+                refused = answer.status < 500 and answer.status != 429
+                if refused and self._is_ours(answer.status, raw):
                     raise told
-                if answer.status == 500:
+                if refused:
+                    self._look_for_the_server()
+                if refused or answer.status == 500:
                     broken_since = broken_since or time.monotonic()
                     if time.monotonic() - broken_since > BROKEN_S:
                         raise told
@@ -129,6 +137,17 @@ class Wire:
                 self._look_for_the_server()
             self.given_up.wait(pause)
         raise errors.Unavailable("The server did not come back.")
+
+    def _is_ours(self, status: int, body: bytes) -> bool:
+        """Whether our server refuses. Until it is back, on another port perhaps, another program may listen on its own.
+
+        A second server of our kind does not know this attempt's token, and so cannot tell whose it was.
+        """
+        try:
+            message = str(json.loads(body)["error"]["message"])
+        except (ValueError, KeyError, TypeError):
+            return False
+        return status != 401 or self.order.attempt in message
 
     def _look_for_the_server(self) -> None:
         """One that came back on another port has written it into the order. Raises FailedPrecondition without order."""

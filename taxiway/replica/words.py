@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -9,7 +10,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +18,8 @@ import msgspec
 
 from taxiway import errors
 from taxiway.handles import Said
+from taxiway.replica import severities
+from taxiway.replica.severities import TRACEBACK
 from taxiway.replica.wire import Wire
 
 log = logging.getLogger(__name__)
@@ -25,14 +28,10 @@ LONGEST = 64 * 1024  # bytes of one line; what is over is cut, and the line says
 PIECE = 64 * 1024  # what a pipe holds
 BATCH = 1024 * 1024  # bytes of one report at most; a line never has that many
 ROOM = 16 * 1024 * 1024  # bytes of shipped lines that may stay on the disk
-PACE_S = 0.2  # how long a line may wait for company
+PACE_S = 0.1  # between two reports: a line after a pause leaves at once, those that follow it closely wait for company
 REMEMBERED = 200  # lines of the error stream
 TOLD = 20  # of them, for a failure without a traceback
-TRACEBACK = "Traceback (most recent call last):"
-GLOG = re.compile(r"^(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: )?([IWEF])(?:\d{4} \d\d:\d\d:\d+\.\d+| )")
-LOGGING = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b[:\s]")
-WARNED = re.compile(r"^\S.*:\d+: \w*Warning: ")  # the warnings module: FILE:LINE: KindOfWarning: ...
-LETTERS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL"}
+ENCODER = msgspec.json.Encoder()
 UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")  # colours, and what no log can show
 
 
@@ -48,33 +47,53 @@ class Words:
         self._shipped = 0  # bytes of it that the server has
         self._lock = threading.Lock()
         self._seq = 0
+        self._missing = 0  # lines that the disk did not take
         self._fresh = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._ship, name="words", daemon=True)
         self._thread.start()
 
     def say(self, message: str, severity: str = "INFO") -> None:
-        """One line; a kill of this process does not lose it once this returned."""
+        """One line; a kill of this process does not lose it once this returned, unless the disk is full."""
+        self._keep([(severity, message)])
+
+    def _keep(self, said: Sequence[tuple[str, str]]) -> None:
+        """Lines that were said now, by one write: a trainer may print a hundred thousand a second.
+
+        What a full disk does not take is missing, and the log says so later: a pipe that nobody reads would stop the
+        trainer.
+        """
+        now = time.time()
         with self._lock:
-            self._seq += 1
-            self._kept.write(msgspec.json.encode(Said(self._seq, time.time(), severity, message)) + b"\n")
+            if self._missing:
+                said = [("ERROR", f"{self._missing} lines are missing here: the disk was full."), *said]
+            kept = [Said(seq, now, *each) for seq, each in enumerate(said, self._seq + 1)]
+            before = os.fstat(self._kept.fileno()).st_size
+            try:
+                whole = memoryview(ENCODER.encode_lines(kept))
+                while whole:  # a disk that is almost full takes a part first
+                    whole = whole[self._kept.write(whole) :]
+            except OSError as error:
+                self._kept.truncate(before)
+                self._missing += len(said) - (self._missing > 0)
+                log.warning("lines could not be kept: %s", error)
+                return
+            self._seq += len(kept)
+            self._missing = 0
         self._fresh.set()
 
     def follow(self, pipe: IO[bytes], *, errors_stream: bool) -> None:
         """Every line of a pipe until it is closed."""
-        in_traceback = False
-        for line in lines(pipe):
-            severity = severity_of(line)
+        reader = severities.Reader()
+        for piece in pieces(pipe):
             if errors_stream:
-                self.stderr.append(line)
-                in_traceback = in_traceback or TRACEBACK in line
-                if in_traceback:
-                    severity = "ERROR"
-                    in_traceback = line.startswith(" ") or TRACEBACK in line  # the exception itself is the last
-            self.say(line, severity)
+                self.stderr.extend(piece)
+            self._keep([(reader.severity(line), line) for line in piece])
 
     def close(self) -> None:
         """Ship what is left; returns when the server has every line, or will take no more."""
+        if self._missing:
+            self._keep([])
         self._closing.set()
         self._fresh.set()
         self._thread.join()
@@ -93,17 +112,21 @@ class Words:
         while not closing:
             self._fresh.wait()
             self._fresh.clear()
-            closing = self._closing.wait(PACE_S)
-            while batch := self._next():
-                self.wire.say(batch)
+            closing = self._closing.is_set()  # before the lines are read: what was said before the end is among them
+            more = True
+            while more:
+                batch, more = self._next()
+                if batch:
+                    self.wire.say(batch)
             self._make_room(0 if closing else ROOM)
+            self._closing.wait(PACE_S)
 
-    def _next(self) -> list[bytes]:
-        """The next lines that are whole on the disk."""
+    def _next(self) -> tuple[list[bytes], bool]:
+        """The next lines that are whole on the disk, and whether there may be more: what is said just now can wait."""
         piece = os.pread(self._kept.fileno(), BATCH, self._shipped)
         end = piece.rfind(b"\n") + 1
         self._shipped += end
-        return piece[:end].splitlines()
+        return piece[:end].splitlines(), len(piece) == BATCH
 
     def _make_room(self, most: int) -> None:
         """Once all is shipped and more than `most` bytes are there, the file begins anew."""
@@ -115,38 +138,36 @@ class Words:
 
 def lines(pipe: IO[bytes]) -> Iterator[str]:
     """Each line of a pipe as a person would see it, as it comes; memory stays flat however long a line is."""
+    return itertools.chain.from_iterable(pieces(pipe))
+
+
+def pieces(pipe: IO[bytes]) -> Iterator[list[str]]:
+    """`lines`, all that came together at once."""
     held, over = b"", 0
     while piece := os.read(pipe.fileno(), PIECE):
-        *whole, held = (held + piece).split(b"\n")
-        for line in whole:
-            yield shown(line, over)
+        first, *whole = (held + piece).split(b"\n")
+        if whole:
+            *whole, held = whole
+            yield [shown(first, over), *map(shown, whole)]
             over = 0
+        else:
+            held = first
         drawn_over = held.rstrip(b"\r").rfind(b"\r") + 1
         if drawn_over:
             held, over = held[drawn_over:], 0
         over += max(0, len(held) - LONGEST)
         held = held[:LONGEST]
     if held:
-        yield shown(held, over)
+        yield [shown(held, over)]
 
 
 def shown(line: bytes, over: int = 0) -> str:
     """A line's text, without what a carriage return drew over, colours and what is no text; cut if it is long."""
     line = line.rstrip(b"\r").rpartition(b"\r")[2]
     over += max(0, len(line) - LONGEST)
-    text = UNSEEN.sub("", line[:LONGEST].decode("utf-8", "replace"))
+    text = line[:LONGEST].decode("utf-8", "replace")
+    text = text if text.isprintable() else UNSEEN.sub("", text)
     return f"{text} ... (cut: the line had {LONGEST + over} bytes)" if over else text
-
-
-def severity_of(line: str) -> str:
-    """The severity that a line names itself (glog's letter, Python logging's word, a Python warning), else INFO."""
-    glog = GLOG.match(line)
-    if glog:
-        return LETTERS[glog.group(1)]
-    named = LOGGING.match(line)
-    if named:
-        return named.group(1)
-    return "WARNING" if WARNED.match(line) else "INFO"
 
 
 def last_of(stderr: list[str]) -> list[str]:

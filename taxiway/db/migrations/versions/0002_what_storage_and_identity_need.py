@@ -78,6 +78,52 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_noncurrent_blob"), ["blob"], unique=False)
         batch_op.create_index("ix_noncurrent_kept_until", ["kept_until"], unique=False)
 
+    op.create_table(
+        "logbooks",
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("lines", sa.BigInteger(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("oldest", sa.Text(), nullable=False),
+        sa.Column("newest", sa.Text(), nullable=False),
+        sa.Column("cut", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.PrimaryKeyConstraint("project", "subject", name=op.f("pk_logbooks")),
+    )
+    op.execute(
+        "INSERT INTO logbooks (project, subject, lines, bytes, oldest, newest) SELECT project, subject, count(*), "
+        "sum(length(message) + 400), min(timestamp), max(timestamp) FROM logs GROUP BY project, subject"
+    )
+    op.create_table(
+        "samples",
+        sa.Column("row", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("task", sa.Text(), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("time", sa.Float(), nullable=False),
+        sa.Column("span", sa.Float(), nullable=False),
+        sa.Column("cpu", sa.Float(), nullable=False),
+        sa.Column("memory", sa.BigInteger(), nullable=False),
+        sa.Column("processes", sa.BigInteger(), nullable=False),
+        sa.Column("read", sa.BigInteger(), nullable=False),
+        sa.Column("written", sa.BigInteger(), nullable=False),
+        sa.Column("gpu", sa.Float(), nullable=True),
+        sa.Column("gpu_memory", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("row", name=op.f("pk_samples")),
+        sa.UniqueConstraint(
+            "project",
+            "kind",
+            "subject",
+            "task",
+            "number",
+            "time",
+            name=op.f("uq_samples_project_kind_subject_task_number_time"),
+        ),
+    )
+    with op.batch_alter_table("logs", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("trial", sa.Text(), server_default=sa.text("''"), nullable=False))
+
     with op.batch_alter_table("buckets", schema=None) as batch_op:
         batch_op.add_column(sa.Column("uniform", sa.Boolean(), server_default=sa.text("0"), nullable=False))
         batch_op.add_column(sa.Column("default_acl", sa.JSON(none_as_null=True), nullable=True))
@@ -89,8 +135,21 @@ def upgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.add_column(sa.Column("priority", sa.BigInteger(), server_default="0", nullable=False))
         batch_op.add_column(sa.Column("wait_until", sa.Float(), nullable=True))
+        batch_op.add_column(sa.Column("queued", sa.Float(), nullable=True))
         batch_op.add_column(sa.Column("policy", sa.JSON(), server_default='{"bindings":[]}', nullable=False))
         batch_op.add_column(sa.Column("policy_version", sa.BigInteger(), server_default="1", nullable=False))
+        batch_op.drop_index("ix_jobs_state")
+        batch_op.create_index("ix_jobs_queue", ["state", "priority", "project", "position"], unique=False)
+        batch_op.create_index("ix_jobs_project", ["project", "state", "position"], unique=False)
+
+    with op.batch_alter_table("attempts", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("restart", sa.BigInteger(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("retry", sa.BigInteger(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("pause", sa.Float(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("reason", sa.Text(), nullable=True))
+        batch_op.add_column(sa.Column("ran", sa.Float(), nullable=True))
+        batch_op.add_column(sa.Column("spoke", sa.Float(), nullable=True))
+        batch_op.add_column(sa.Column("remains", sa.JSON(none_as_null=True), nullable=True))
 
     with op.batch_alter_table("models", schema=None) as batch_op:
         batch_op.add_column(sa.Column("policy", sa.JSON(), server_default='{"bindings":[]}', nullable=False))

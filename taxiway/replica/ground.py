@@ -1,0 +1,138 @@
+"""Where the user's code runs: in a jail, or beside us where there can be none; within limits that the host gives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from taxiway import cgroups, errors, handles
+from taxiway.cgroups import Group
+from taxiway.plan import Work
+from taxiway.replica import family, jail, relay
+from taxiway.replica.jail import Jail, Seen
+from taxiway.replica.wire import Wire
+
+MIB = 1024 * 1024
+PROCESSES = 8192  # and threads: what no trainer needs, and a machine survives
+ASIDE = 512 * MIB  # of the machine's memory, which is not for a job
+FOLDERS = {"work": jail.WORK, "home": jail.HOME, "tmp": "/tmp"}  # below the attempt's own -> place in the jail
+FOREIGN_SIGNALS = range(129, 129 + 64)  # how bubblewrap ends when the code was killed: 128 + the signal
+
+Say = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a replica's code stands on. `jail` is None beside us."""
+
+    folder: Path
+    variables: Mapping[str, str]
+    group: Group
+    memory: int  # bytes it may have
+    jail: Jail | None
+    read: Sequence[Path]
+    bundle: Path
+
+    def start(self, command: Sequence[str], variables: Mapping[str, str], where: Path) -> subprocess.Popen[bytes]:
+        """Start it, with its words in two pipes; outside of a jail in the folder `where`."""
+        passed: Sequence[int] = ()
+        if self.jail is not None:
+            seen = Seen(self.read, {place: self.folder / name for name, place in FOLDERS.items()}, self.bundle)
+            data = 0 if "memory" in self.group.folders else self.memory
+            command = self.jail.enter(command, seen, self.folder / "etc", self.group.procs, data)
+            passed = self.jail.passed
+        return subprocess.Popen(
+            command,
+            cwd=where,
+            env={**self.variables, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=passed,
+        )
+
+    def terminate(self, process: subprocess.Popen[bytes]) -> None:
+        """SIGTERM to the code itself, which has a session of its own in a jail."""
+        leader = process.pid
+        if self.jail is not None:
+            with suppress(psutil.Error):
+                leader = next((each.pid for each in psutil.Process(leader).children()), leader)
+        with suppress(ProcessLookupError):
+            os.killpg(leader, signal.SIGTERM)
+
+    def returned(self, code: int) -> int:
+        """How the code itself ended, as Popen says it: below 0 by a signal."""
+        return 128 - code if self.jail is not None and code in FOREIGN_SIGNALS else code
+
+    @property
+    def starved(self) -> str:
+        """What to tell of a code that the kernel killed for its memory; "" for any other."""
+        if not self.group.killed():
+            return ""
+        return f" It used more memory than the {self.memory // MIB} MiB that it may have: take a larger machine type."
+
+
+@contextmanager
+def laid(
+    work: Work, identity: str, wire: Wire, *, read: Sequence[Path], python: Path, jailed: bool, say: Say
+) -> Iterator[Ground]:
+    """Everything that the code stands on, until it has ended. `read` are the folders of its environment.
+
+    Raises FailedPrecondition where jobs must run in a jail and there can be none.
+    """
+    folder = wire.folder
+    for name in FOLDERS:
+        (folder / name).mkdir(mode=0o700, exist_ok=True)
+    memory = work.memory or max(psutil.virtual_memory().total - ASIDE, ASIDE)
+    common = {
+        "PATH": f"{python.parent}:{family.SYSTEM}",
+        "LANG": "C.UTF-8",
+        "PYTHONUNBUFFERED": "1",
+        handles.MARK: wire.order.attempt,
+    }
+    with ExitStack() as stack:
+        held = _jail(stack, wire.order.jail, say) if jailed else None
+        if held is None:
+            variables = stack.enter_context(relay.beside(work, identity, wire))
+            own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
+            group = Group({})
+        else:
+            variables = stack.enter_context(relay.inside(held, work, identity, wire))
+            own = {"HOME": jail.HOME, "TMPDIR": "/tmp", "USER": jail.NAME}
+            group = cgroups.make(f"taxiway-{wire.order.attempt}", memory=memory, cpus=work.cpus, processes=PROCESSES)
+            stack.callback(group.remove)
+            handles.save(folder / "group.json", group)  # for whoever comes after us, if we are killed
+        yield Ground(
+            folder,
+            {**common, **own, **variables},
+            group,
+            memory,
+            held,
+            [*read, family.RUNNERS_FOLDER],
+            Path(wire.order.bundle),
+        )
+
+
+def _jail(stack: ExitStack, wanted: str, say: Say) -> Jail | None:
+    if wanted == "off":
+        return None
+    try:
+        held = stack.enter_context(jail.opened())
+    except jail.Lacking as lack:
+        if wanted == "require":
+            raise errors.FailedPrecondition(
+                f"Jobs must run in a jail here (TAXIWAY_JAIL=require), and there can be none: {lack}"
+            ) from lack
+        say(f"The job runs without a jail, beside the server's own files: {lack}", "WARNING")
+        return None
+    if held.filter is None:
+        say("The jail has no filter of system calls: libseccomp.so.2 cannot be found.", "WARNING")
+    return held

@@ -1,0 +1,204 @@
+"""The jail of a user's code: a network of its own that leads to this server alone, and a disk of its own.
+
+    with jail.opened() as held:                       # one network for each job and host
+        command = held.enter(["python", ...], seen, group.procs)
+
+bubblewrap makes it, without rights of root: user, process, mount and network namespaces, no capabilities, a filter of
+system calls. What the code finds at Google's names is what was handed out by the holder of the network.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from taxiway import names
+from taxiway.replica import holder, syscalls
+
+TOOLS = ("bwrap", "nsenter")
+START_S = 10.0  # how long a holder may take
+END_S = 5.0
+USER = 1000  # who the code is in there
+NAME = "taxiway"
+HOME, WORK, BUNDLE = "/home/taxiway", "/workspace", "/etc/ssl/certs/ca-certificates.crt"
+APIS = ("www", "storage", "oauth2", "logging", "cloudresourcemanager", "compute", "iam", "iamcredentials", "ml")
+TOP = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+# What programs read of a machine, where it is there: no names, no keys, no other person's settings.
+READ = (
+    *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime"),
+    *("/etc/timezone", "/etc/mime.types", "/etc/fonts", "/etc/ssl/openssl.cnf"),
+    *("/sys/devices/system/cpu", "/sys/devices/system/node"),
+)
+# Parts of /proc that are the whole machine's. A server of root's has jobs that are root outside, if without its rights:
+# the kernel's settings ask for no more than that. What container runtimes cover, and for the same reason.
+UNWRITABLE = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+EMPTY = ("/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/timer_list")
+DEVICES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", *(f"nvidia{each}" for each in range(16)))
+TRUSTED = ("/etc/ssl/cert.pem", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")  # other systems' names
+# Into the groups and below the limits first, then on: `sh` is the one program that is everywhere.
+JOIN = """for each in $1; do echo $$ >"$each" || exit 125; done
+ulimit -c 0; [ -z "$2" ] || ulimit -d "$2"; shift 2; exec "$@\""""
+
+
+class Lacking(Exception):
+    """There can be no jail here; the message is why, and what would help."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the code is to find: folders of this host, read-only and at the same place; its own; whom to trust."""
+
+    read: Sequence[Path]
+    write: dict[str, Path]  # place in the jail -> folder
+    bundle: Path
+
+
+@dataclass(frozen=True)
+class Jail:
+    """A network that is held. `google`, `plain`, `metadata` and `proxy` listen in it; whoever has them answers."""
+
+    pid: int  # of the holder
+    google: socket.socket
+    plain: socket.socket
+    metadata: socket.socket
+    proxy: socket.socket
+    filter: int | None  # the file of the system calls' filter
+
+    def enter(self, command: Sequence[str], seen: Seen, scratch: Path, procs: Sequence[str], data: int) -> list[str]:
+        """The command that runs another one in here. `scratch` takes a few small files; `procs` are the groups to
+        join, `data` the bytes of memory where no group limits them (0: none)."""
+        limits = ["sh", "-c", JOIN, "sh", " ".join(procs), str(data // 1024) if data else ""]
+        network = ["nsenter", "--user", "--net", "--preserve-credentials", "-t", str(self.pid), "--"]
+        calls = [] if self.filter is None else ["--seccomp", str(self.filter)]
+        return [*limits, *network, "bwrap", *ALONE, *calls, *_machine(), *_files(seen, scratch), "--", *command]
+
+    @property
+    def passed(self) -> list[int]:
+        """The descriptors that the command inherits."""
+        return [] if self.filter is None else [self.filter]
+
+
+ALONE = (
+    *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
+    *("--uid", str(USER), "--gid", str(USER), "--cap-drop", "ALL", "--new-session", "--die-with-parent"),
+    *("--hostname", NAME, "--chdir", WORK),
+)
+
+
+@contextmanager
+def opened() -> Iterator[Jail]:
+    """A network of its own, for as long as this lasts. Raises Lacking."""
+    if lack := _lack():
+        raise Lacking(lack)
+    ours, its = socket.socketpair()
+    with ours:
+        with its:
+            command = [*_HOLDING, sys.executable, "-I", "-S", holder.__file__, str(its.fileno())]
+            process = subprocess.Popen(
+                command,
+                pass_fds=[its.fileno()],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        with process:
+            try:
+                ours.settimeout(START_S)
+                pid, ends, *_ = socket.recv_fds(ours, 64, len(holder.ENDS))
+                if len(ends) < len(holder.ENDS):
+                    raise OSError(
+                        (process.communicate(timeout=END_S)[0] or b"").decode(errors="replace").strip()[-500:]
+                    )
+            except (OSError, subprocess.TimeoutExpired) as error:
+                process.kill()
+                raise Lacking(f"this machine lets nobody make a network of one's own ({error}).") from error
+            sockets = [socket.socket(fileno=each) for each in ends]
+            calls = syscalls.program()
+            try:
+                google, plain, metadata, proxy = sockets
+                yield Jail(int(pid), google, plain, metadata, proxy, calls)
+            finally:
+                for each in sockets:
+                    each.close()
+                if calls is not None:
+                    os.close(calls)
+                process.kill()
+
+
+_HOLDING = (
+    *("bwrap", "--unshare-user", "--unshare-net", "--uid", "0", "--gid", "0", "--die-with-parent"),
+    *("--cap-drop", "ALL", "--cap-add", "CAP_NET_ADMIN", "--cap-add", "CAP_NET_BIND_SERVICE"),
+    *("--cap-add", "CAP_SYS_ADMIN", "--ro-bind", "/", "/", "--dev", "/dev", "--"),
+)
+
+
+@functools.cache
+def _lack() -> str:
+    if sys.platform != "linux":
+        return "namespaces are Linux's."
+    missing = [each for each in TOOLS if not shutil.which(each)]
+    if missing:
+        return f"{' and '.join(missing)} cannot be found. On Debian or Ubuntu: apt install bubblewrap util-linux"
+    return ""
+
+
+@functools.cache
+def _machine() -> list[str]:
+    """The programs and libraries of the machine, and what they read of it."""
+    words = ["--ro-bind", "/usr", "/usr"]
+    for each in TOP:
+        if (place := Path(each)).is_symlink():
+            words += ["--symlink", str(place.readlink()), each]
+        elif place.is_dir():
+            words += ["--ro-bind", each, each]
+    for each in READ:
+        words += ["--ro-bind-try", each, each]
+    words += ["--proc", "/proc", "--dev", "/dev", "--dir", "/run", "--dir", "/var", "--symlink", "../tmp", "/var/tmp"]
+    for each in UNWRITABLE:
+        words += ["--ro-bind-try", each, each]
+    for each in EMPTY:
+        words += ["--ro-bind", "/dev/null", each] if Path(each).exists() else []
+    for each in DEVICES:
+        words += ["--dev-bind-try", f"/dev/{each}", f"/dev/{each}"]
+    return words
+
+
+def _files(seen: Seen, scratch: Path) -> list[str]:
+    words: list[str] = []
+    for place, folder in seen.write.items():
+        words += ["--bind", str(folder), place]
+    for folder in sorted(set(seen.read)):
+        if not folder.is_relative_to("/usr"):
+            words += ["--ro-bind", str(folder), str(folder)]
+    words += ["--ro-bind", str(seen.bundle), BUNDLE]
+    for each in TRUSTED:
+        words += ["--symlink", BUNDLE, each]
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    for name, text in _own_files().items():
+        (scratch / name).write_text(text, encoding="utf-8")
+        words += ["--ro-bind", str(scratch / name), f"/etc/{name}"]
+    return [*words, "--remount-ro", "/"]
+
+
+@functools.cache
+def _own_files() -> dict[str, str]:
+    """What stands in /etc: who there is, and where names lead."""
+    regions = [f"{region}-ml" for region in names.REGIONS]
+    google = " ".join(f"{each}.googleapis.com" for each in [*APIS, *regions])
+    return {
+        "passwd": f"{NAME}:x:{USER}:{USER}::{HOME}:/bin/sh\n",
+        "group": f"{NAME}:x:{USER}:\n",
+        "hosts": f"127.0.0.1 localhost {NAME}\n{holder.GOOGLE} googleapis.com accounts.google.com {google}\n"
+        f"{holder.METADATA} metadata.google.internal metadata\n",
+        "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+        "resolv.conf": "",
+        "host.conf": "multi on\n",
+        "boto.cfg": f"[Boto]\nca_certificates_file = {BUNDLE}\n\n[GoogleCompute]\nservice_account = default\n",
+    }

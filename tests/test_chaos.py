@@ -1,0 +1,142 @@
+"""kill -9 of server, agent or trainer at random moments: no job lost, stuck or run twice at once, and no end untrue."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from test_crash import World
+from trainers import until
+
+from taxiway.compute import local
+
+pytestmark = pytest.mark.runtime
+
+STEPS = 20
+AT_ONCE = 3  # jobs under way
+
+# Goes on from its checkpoint. A daemon of its family holds the lock too: whoever starts beside it leaves a mark.
+TRAINER = """
+import fcntl, os, sys, time
+folder = {folder!r}
+lock = open(folder + "/lock", "w")
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+    open(folder + "/beside", "w").close()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(600)
+    os._exit(0)
+os.wait()
+steps = open(folder + "/steps", "a+")
+steps.seek(0)
+begin = len(steps.read().split())
+print("from", begin, flush=True)
+for number in range(begin, {steps}):
+    time.sleep(0.05)
+    print(number, file=steps, flush=True)
+    print("step", number, flush=True)
+sys.exit({code})
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, runtime_python):
+    made = World(tmp_path_factory.mktemp("chaos") / "home")
+    yield made
+    made.server.http.close()
+    assert made.server.stop() == 0
+    assert "Traceback" not in made.server.log
+
+
+def chaos(world, rounds, rng, folder):
+    codes = {}  # of every job that was submitted: how its trainer ends
+    killed = dict.fromkeys(("server", "agent", "trainer"), 0)
+
+    def submit():
+        place = folder / str(len(codes))
+        place.mkdir()
+        code = rng.choice([0, 0, 3])
+        job = world.lab.submit(TRAINER.format(folder=str(place), steps=STEPS, code=code))
+        codes[job] = (code, place)
+
+    def under_way():
+        return [job for job in codes if not world.lab.get(job).get("endTime")]
+
+    for _ in range(rounds):
+        while len(under_way()) < AT_ONCE:
+            submit()
+        threading.Event().wait(rng.uniform(0, 1))  # whatever moment that is
+        victim = rng.choice(list(killed))
+        if victim == "server":
+            world.server.kill()
+            world.up()
+        else:
+            with suppress(psutil.NoSuchProcess):
+                os.kill(rng.choice(until(lambda victim=victim: running(world, victim))), signal.SIGKILL)
+        killed[victim] += 1
+    assert all(killed.values()), killed
+    for job, (code, place) in codes.items():
+        true_end(world, job, code, place)
+    listed = world.lab.call("GET", f"/v1/projects/{world.lab.project}/jobs?pageSize=100").json()["jobs"]
+    assert {job["jobId"] for job in listed} >= set(codes) or len(codes) > 100
+    assert list((world.server.home / "attempts").iterdir()) == []
+
+
+def running(world, what):
+    """The processes of all agents, or of all trainers, from their first moment on."""
+    found = []
+    for folder in (world.server.home / "attempts").iterdir():
+        for process in local.strays(folder.name):
+            with suppress(psutil.Error):
+                words = process.cmdline()
+                if ("taxiway.replica" in words, "--code" in words) == (what == "agent", what == "trainer"):
+                    found.append(process.pid)
+    return sorted(found)
+
+
+def true_end(world, job, code, place):
+    ended = world.lab.ended(job)
+    tell = (ended, world.lab.said(job, "service"), (world.server.home.parent / "home.log").read_text()[-3000:])
+    assert ended["state"] == ("FAILED" if code else "SUCCEEDED"), tell
+    assert not (place / "beside").exists(), tell
+    steps = (place / "steps").read_text().split()
+    assert steps == [str(number) for number in range(STEPS)], tell
+    if code:
+        assert ended["errorMessage"].startswith(f"The replica master 0 exited with a non-zero status of {code}."), tell
+    *before, last = ended["taxiway"]["attempts"]
+    assert last["reason"] == ("Error" if code else "Completed"), tell
+    assert {each["reason"] for each in before} <= {"Lost", "Signal"}, tell
+    assert [each["attempt"] for each in (*before, last)] == list(range(1, len(before) + 2))
+    assert [each["left"] for each in (*before, last)] == [{"processes": 0, "folders": 0, "tokens": 0}] * (
+        len(before) + 1
+    ), tell
+    for _, attempt in world.attempts(job):
+        assert local.strays(attempt) == []
+        assert [each for each in Path("/proc").glob("[0-9]*/environ") if bears(each, attempt)] == []
+    says = [line for line in world.lab.said(job) if line.startswith("step ")]
+    assert set(says) == {f"step {number}" for number in range(STEPS)} or before, tell
+
+
+def bears(environ, attempt):
+    with suppress(OSError):
+        return attempt.encode() in environ.read_bytes()
+    return False
+
+
+def test_ten_kills_at_random_moments_lose_nothing_and_leave_nothing(world, tmp_path):
+    chaos(world, 10, random.Random(10), tmp_path)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("seed", range(4))
+def test_a_hundred_kills_at_random_moments_lose_nothing_and_leave_nothing(world, tmp_path, seed):
+    chaos(world, 25, random.Random(seed), tmp_path)
