@@ -8,6 +8,7 @@ import importlib.metadata
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -19,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from taxiway import errors
-from taxiway.environments import folders, inventory, layers, progress, runtimes, uv
+from taxiway.environments import folders, inventory, layers, progress, pythons, runtimes, uv
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 NO_INIT = "Put an empty __init__.py"
@@ -140,6 +141,8 @@ def say(progress):
     print(progress.stage, flush=True)
     if progress.stage == how:
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == f"wait for me at {progress.stage}":
+        sys.stdin.read()
 
 python, lock, how, *packages = sys.argv[1:]
 runtime = runtimes.Runtime("0.1", (python,), Path(lock), provides={"giant": "tiny"})
@@ -151,8 +154,8 @@ if how == "stay":
 
 
 def builder(choice, *packages, how=""):
-    """A process that builds, and tells each stage. `how`: the stage in which it is killed, or "stay" for one that uses
-    what it built until its input ends."""
+    """A process that builds, and tells each stage. `how`: the stage in which it is killed, "wait for me at" a stage for
+    one that goes on from there when its input ends, or "stay" for one that uses what it built until then."""
     argv = [sys.executable, "-c", BUILDER, HERE, str(choice.runtime.lock), how, *map(str, packages)]
     ours = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     return subprocess.Popen(argv, text=True, cwd=Path(__file__).parent.parent, **ours)
@@ -206,6 +209,34 @@ def test_a_builder_says_that_it_waits_for_another(fresh):
 
         runtimes.build(fresh, say)
     assert told[0] == "wait"
+
+
+def test_one_who_waits_hears_how_far_the_builder_is(fresh):
+    """The builder stands still in the middle until the other has heard of it."""
+    with builder(fresh, how="wait for me at install") as first:
+        assert "install\n" in iter(first.stdout.readline, "")
+        told = []
+
+        def say(news):
+            told.append(news)
+            if news.text == "Installing":
+                first.stdin.close()
+
+        assert runtimes.build(fresh, say) == runtimes.ready(fresh)
+        assert first.stdout.read().split()[-1] == "done"
+    assert first.returncode == 0
+    assert "Waiting for another process that is building 0.1-py" in told[0].text
+    assert {news.stage for news in told} == {"wait"}
+    assert "Installing" in [news.text for news in told]
+
+
+def test_what_a_dead_builder_noted_is_not_heard_again(fresh):
+    killed = builder(fresh, how="install")
+    killed.communicate()
+    lock = runtimes.path(fresh).parent / f".{runtimes.path(fresh).name}.lock"
+    assert "Installing" in lock.read_text()
+    with folders.turn(runtimes.path(fresh), None):
+        assert lock.read_text() == ""
 
 
 def test_a_runtime_that_cannot_be_fetched_is_unavailable_and_says_what_was_missing(fresh, tmp_path, monkeypatch):
@@ -351,6 +382,45 @@ def test_an_empty_package_beside_a_good_one_is_the_one_that_is_named(choice, tmp
 def test_a_package_that_is_only_requirements_may_stand_beside_the_code(choice, tmp_path):
     needs = wheel(tmp_path, "needs", "1.0", {}, requires=["feather"])
     assert run(layers.ensure(choice, [sdist(tmp_path), needs]), "import feather, trainer; print(1)") == "1"
+
+
+PRINT = "import tiny\n\ndef say(x):\n    print x\n"  # what a Python 2 alone can read
+
+
+@pytest.mark.parametrize(
+    ("files", "where"),
+    [
+        ({"trainer/task.py": PRINT}, "trainer/task.py, line 4: `print x`"),
+        ({"trainer/__init__.py": PRINT}, "trainer/__init__.py, line 4: `print x`"),
+        ({"trainer/task.py": "from . import model\n", "trainer/model.py": PRINT}, "trainer/model.py, line 4: "),
+        ({"trainer/task.py": "from trainer.model import x\n", "trainer/model.py": PRINT}, "trainer/model.py, line 4: "),
+        ({"trainer/task.py": "try:\n  1/0\nexcept ValueError, e:\n  pass\n"}, "trainer/task.py, line 3: `except Valu"),
+    ],
+)
+def test_source_of_python_2_is_refused_by_its_line(choice, tmp_path, files, where):
+    package = sdist(tmp_path, files={"trainer/__init__.py": "", **files})
+    for _ in range(2):  # while it is built, and when it stands
+        with pytest.raises(
+            errors.FailedPrecondition, match=rf"Python {HERE}\.\d+ cannot read {re.escape(where)}.*2to3"
+        ):
+            layers.ensure(choice, [package], module="trainer.task")
+
+
+def test_other_source_that_cannot_be_read_is_told_without_a_guess_at_its_age(choice, tmp_path):
+    package = sdist(tmp_path, files={"trainer/__init__.py": "", "trainer/task.py": "def f(:\n"})
+    with pytest.raises(errors.FailedPrecondition, match=r"trainer/task\.py, line 1: `def f\(:`.*Mend it") as caught:
+        layers.ensure(choice, [package], module="trainer.task")
+    assert "Python 2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "task",
+    ["", "try:\n    from trainer import old\nexcept Exception:\n    pass\n", "if 0:\n    import trainer.old\n"],
+)
+def test_source_of_python_2_that_may_never_be_imported_harms_nobody(choice, tmp_path, task):
+    files = {"trainer/__init__.py": "", "trainer/task.py": f"{task}print('ran')\n", "trainer/old.py": PRINT}
+    python = layers.ensure(choice, [sdist(tmp_path, files=files)], module="trainer.task")
+    assert run(python, "import trainer.task") == "ran"
 
 
 def test_two_processes_that_want_the_same_layer_build_it_once(fresh, tmp_path):
@@ -517,23 +587,24 @@ def test_the_command_lists_every_runtime_with_what_it_also_runs(fresh):
     assert {row["version"] for row in rows} == set(runtimes.table())
     assert {row["state"] for row in rows} <= {"NOT_BUILT", "NO_PYTHON"}  # in this cache
     assert {row["size"] for row in rows} == {None}
+    assert all(500 << 20 < row["estimate"] < 16 << 30 for row in rows)
+    assert "about 1.2GiB" in taxiway("list").stdout
     assert ("2.15", "1.0 to 1.15, 2.0 to 2.14") in {(row["version"], row["alsoFor"]) for row in rows}
+    assert ("1.8", "1.0 to 1.7") in {(row["version"], row["alsoFor"]) for row in rows}
     assert "1.0 to 1.15" in taxiway("list").stdout
 
 
 @pytest.mark.usefixtures("fresh")
 def test_the_command_says_of_an_old_version_what_runs_and_where_nothing_can_be_fetched_why(tmp_path):
-    absent = taxiway("python", "2.18")
-    assert (absent.stdout, absent.returncode) == ("", 1)
-    assert "Runtime version 2.18 is not offered here; 2.21 is the nearest" in absent.stderr
-    assert "taxiway runtimes build 2.18" in absent.stderr
     (tmp_path / "empty").mkdir()
-    failed = taxiway("build", "2.18", TAXIWAY_WHEELHOUSE=str(tmp_path / "empty"))
-    assert (failed.stdout, failed.returncode) == ("", 1)
-    assert "Building runtime 2.21 for Python 3.1" in failed.stderr
-    assert "could not be built" in failed.stderr
-    assert "TAXIWAY_WHEELHOUSE" in failed.stderr
-    assert "Traceback" not in failed.stderr
+    for word in ("python", "build"):
+        failed = taxiway(word, "2.18", TAXIWAY_WHEELHOUSE=str(tmp_path / "empty"))
+        assert (failed.stdout, failed.returncode) == ("", 1)
+        assert "Runtime version 2.18 is not offered here; 2.21 is the nearest" in failed.stderr
+        assert "Building runtime 2.21 for Python 3.1" in failed.stderr
+        assert "could not be built" in failed.stderr
+        assert "TAXIWAY_WHEELHOUSE" in failed.stderr
+        assert "Traceback" not in failed.stderr
 
 
 # --- what a package requires
@@ -620,7 +691,7 @@ def test_the_default_runtime_has_what_trainers_import(tmp_path):
     choice = runtimes.resolve(None, None)
     python = runtimes.build(choice)
     code = f"""
-        import google.cloud.storage, hypertune, msgspec, pkg_resources, tensorboard
+        import google.cloud.storage, hypertune, msgspec, pkg_resources, sklearn, tensorboard, xgboost
         import tensorflow as tf
         with tf.summary.create_file_writer({str(tmp_path)!r}).as_default():
             tf.summary.scalar("loss", 1.0, step=1)
@@ -628,3 +699,36 @@ def test_the_default_runtime_has_what_trainers_import(tmp_path):
     """
     assert run(python, f"import warnings; warnings.simplefilter('ignore')\n{textwrap.dedent(code)}") == "2.21.0"
     assert [name for name in os.listdir(tmp_path) if name.startswith("events")]
+
+
+@pytest.mark.runtime
+@pytest.mark.torture
+def test_a_machine_without_a_network_builds_a_runtime_from_what_another_one_downloaded(tmp_path):
+    if pythons.find("3.6") is None:
+        pytest.skip("Python 3.6 is not on this machine")
+    wheels = tmp_path / "wheels"
+    done = taxiway("download", str(wheels), "1.8")
+    assert (done.stdout, done.returncode) == (f"{wheels}\n", 0), done.stderr
+    assert {folders.normal(line) for line in runtimes.pins(runtimes.table()["1.8"].lock)} == {
+        folders.normal(re.split(r"-\d", each.name)[0]) for each in wheels.iterdir()
+    }
+    nowhere = dict.fromkeys(("HTTPS_PROXY", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")  # nobody listens
+    nowhere |= {"UV_HTTP_RETRIES": "0", "TAXIWAY_CACHE": str(tmp_path / "cache")}
+    failed = taxiway("build", "1.8", **nowhere)
+    assert (failed.returncode, "Check the network" in failed.stderr) == (1, True)
+    built = taxiway("python", "1.8", TAXIWAY_WHEELHOUSE=str(wheels), **nowhere)
+    assert built.returncode == 0, built.stderr
+    assert run(built.stdout.strip(), "import tensorflow; print(tensorflow.__version__)") == "1.8.0"
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_wheelhouse_that_cannot_be_made_or_filled_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    refused = taxiway("download", str(tmp_path / "file"))
+    assert (refused.stdout, refused.returncode) == ("", 1)
+    assert f"The folder {tmp_path / 'file'} cannot be made" in refused.stderr
+    nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "UV_HTTP_RETRIES": "0"}
+    failed = taxiway("download", str(tmp_path / "wheels"), **nowhere)
+    assert (failed.stdout, failed.returncode) == ("", 1)
+    assert "could not all be fetched into" in failed.stderr
+    assert "Traceback" not in failed.stderr

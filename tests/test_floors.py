@@ -107,7 +107,7 @@ def test_an_init_holds_a_docstring_and_nothing_else(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((PACKAGE / "runners").rglob("*.py")), ids=lambda path: path.name)
 def test_a_runner_needs_the_standard_library_alone(path: Path) -> None:
     """At import; what a framework's file loads is the user's environment's. serve.py names their folder for them."""
-    frameworks = {"tensorflow", "numpy", "msgspec", "orjson", "taxiway_runners"}
+    frameworks = {"tensorflow", "sklearn", "xgboost", "joblib", "numpy", "msgspec", "orjson", "taxiway_runners"}
     for node in ast.walk(ast.parse(path.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []

@@ -506,16 +506,17 @@ tf.contrib.layers
 """
 
 
-def test_a_trainer_for_tensorflow_1_runs_on_the_nearest_runtime_and_its_log_says_so(lab):
-    runtimes.build(runtimes.resolve("1.8", None))
-    asked = {"runtimeVersion": "1.8", "pythonVersion": "2.7"}
+def test_a_trainer_for_tensorflow_1_runs_on_a_2_that_has_the_python_asked_for_and_its_log_says_so(lab):
+    nearest = runtimes.choose(runtimes.table()["2.15"], None)
+    runtimes.build(nearest)
+    asked = {"runtimeVersion": "1.8", "pythonVersion": nearest.python}
     job = lab.submit(OLD_TRAINER, jobDir=f"gs://{lab.bucket}/old", **asked)
     ended = lab.ended(job)
     told = ended["trainingInput"]
     assert {name: told[name] for name in asked} == asked
     said = lab.said(job)
-    (instead,) = [line for line in said if line.startswith("Runtime version 1.8 is not offered here; 2.15 is")]
-    assert "Python 2.7 was asked for and 3.1" in instead
+    (instead,) = [line for line in said if line.startswith("Runtime version 1.8 ")]
+    assert "; 2.15 runs in its place." in instead
     assert "`import tensorflow` gives tensorflow.compat.v1" in instead
     assert [line for line in said if line.startswith(("slope", "saved", "a child"))] == [
         "slope 3.000 after 100 steps",

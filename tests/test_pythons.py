@@ -1,5 +1,6 @@
 """The runtimes on offer, and the Pythons of this machine."""
 
+import platform
 import sys
 
 import pytest
@@ -45,15 +46,17 @@ def every_python(tmp_path, monkeypatch):
     monkeypatch.setenv("TAXIWAY_PYTHONS", str(tmp_path))
 
 
-LABS = ["1.4", "1.8", "1.10", "1.12", "1.13", "1.15", "2.1", "2.3", "2.5"]  # what notebooks and courses ask for
-
-
 @pytest.mark.usefixtures("every_python")
 @pytest.mark.parametrize(
     ("version", "runs"),
-    [*((version, "2.15") for version in [*LABS, "1.0", "2.0", "2.11", "2.14"]), ("2.16", "2.21"), ("2.20", "2.21")],
+    [
+        *((version, "1.8") for version in ("1.0", "1.4", "1.7")),
+        *((version, "1.15") for version in ("1.9", "1.10", "1.12", "1.13", "1.14")),
+        *((version, "2.15") for version in ("2.0", "2.1", "2.3", "2.5", "2.11", "2.14")),
+        *((version, "2.21") for version in ("2.16", "2.20")),
+    ],
 )
-@pytest.mark.parametrize("python", [None, "", "2.7", "3.5", "3.7"])
+@pytest.mark.parametrize("python", [None, "", "2.7", "3.5", "3.8"])
 def test_a_version_that_labs_ask_for_runs_on_the_nearest_and_stays_what_was_asked(version, python, runs):
     choice = runtimes.resolve(version, python)
     assert choice.runtime.version == runs
@@ -64,21 +67,86 @@ def test_a_version_that_labs_ask_for_runs_on_the_nearest_and_stays_what_was_aske
     assert choice.instead().startswith(f"Runtime version {version} is not offered here; {runs} is the nearest")
     assert (f"Python {python} was asked for" in choice.instead()) == bool(python)
     assert ("print x" in choice.instead()) == (python == "2.7")
+    assert not choice.as_one
+
+
+@pytest.mark.usefixtures("every_python")
+@pytest.mark.parametrize("version", ["1.8", "1.15"])
+def test_tensorflow_1_itself_runs_where_its_python_is_whatever_python_the_service_had(version):
+    choice = runtimes.resolve(version, None)
+    assert (choice.runtime.version, choice.instead(trains=True), choice.as_one) == (version, "", False)
+    for old in ("2.7", "3.5"):
+        choice = runtimes.resolve(version, old)
+        assert (choice.runtime.version, choice.python_version) == (version, old)
+        assert runtimes.resolve(choice.version, choice.python_version) == choice
+        told = choice.instead(trains=True)
+        assert told.startswith(f"Python {old} was asked for and {choice.python} runs.")
+        assert told.endswith(f"`import tensorflow` gives TensorFlow {version} itself.")
+
+
+@pytest.mark.usefixtures("every_python")
+def test_a_python_that_only_a_farther_runtime_has_chooses_that_one():
+    choice = runtimes.resolve("1.15", "3.11")
+    assert (choice.runtime.version, choice.version, choice.python_version) == ("2.15", "1.15", "3.11")
+    assert choice.as_one
+    assert choice.instead().startswith(
+        "Runtime version 1.15 is offered with Python 3.7, not with 3.11; 2.15 runs in its place."
+    )
+    assert runtimes.resolve("1.4", "3.7").runtime.version == "1.8"
+
+
+def machine_with(folder, monkeypatch, *versions):
+    """From now on this machine has these Pythons and no other."""
+    for version in versions:
+        impostor(folder / f"python{version}", f"{version}.99")
+    for name in ("HOME", "PATH", "PYENV_ROOT"):
+        monkeypatch.setenv(name, str(folder / "empty"))
+    monkeypatch.setattr(sys, "base_prefix", str(folder / "empty"))
+    monkeypatch.setenv("TAXIWAY_PYTHONS", str(folder))
+
+
+def test_without_its_python_tensorflow_1_runs_on_the_next_that_can_and_the_log_says_which(tmp_path, monkeypatch):
+    machine_with(tmp_path, monkeypatch, "3.7", "3.11")
+    choice = runtimes.resolve("1.8", "2.7")
+    assert choice.runtime.version == "1.15"
+    told = choice.instead(trains=True)
+    assert told.startswith("Runtime version 1.8 needs Python 3.6, which was not found on this machine")
+    assert "; 1.15 runs in its place. Python 2.7 was asked for and 3.7 runs." in told
+    assert told.endswith("`import tensorflow` gives TensorFlow 1.15 itself.")
+    (tmp_path / "python3.7").unlink()
+    for version, python in [("1.8", None), ("1.4", "3.5"), ("1.15", "3.7"), ("1.12", "2.7")]:
+        choice = runtimes.resolve(version, python)
+        assert (choice.runtime.version, choice.as_one) == ("2.15", True)
+        assert (choice.version, choice.python_version) == (version, python or "3.11")
+        assert runtimes.resolve(choice.version, choice.python_version) == choice
+        assert "`import tensorflow` gives tensorflow.compat.v1" in choice.instead(trains=True)
+
+
+def test_a_runtime_of_another_processor_is_passed_over_and_refused_by_name_where_nothing_stands_in(
+    tmp_path, monkeypatch
+):
+    machine_with(tmp_path, monkeypatch, "3.6", "3.7", "3.11")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    choice = runtimes.resolve("1.8", None)
+    assert (choice.runtime.version, choice.as_one) == ("2.15", True)
+    assert "Runtime version 1.8 was made for x86_64 alone, and this machine is riscv64; 2.15 runs" in choice.instead()
+    with pytest.raises(errors.InvalidArgument, match=r"runtimeVersion.*1\.8 was made for x86_64 alone"):
+        runtimes.choose(runtimes.table()["1.8"], None)
 
 
 @pytest.mark.usefixtures("every_python")
 def test_a_stand_in_takes_the_pythons_that_it_has_and_no_nonsense():
     assert runtimes.resolve("2.5", "3.10").python == "3.10"
-    for python in ("3.99", "2.6", "x"):
-        with pytest.raises(errors.InvalidArgument, match=r"pythonVersion.*runtime version 2\.15"):
-            runtimes.resolve("2.5", python)
+    for version, python, names in [("2.5", "3.99", "2.15"), ("2.5", "x", "2.15"), ("1.15", "2.6", "1.15")]:
+        with pytest.raises(errors.InvalidArgument, match=rf"pythonVersion.*runtime version {names}\."):
+            runtimes.resolve(version, python)
 
 
 @pytest.mark.usefixtures("every_python")
-def test_only_a_trainer_that_asked_for_tensorflow_1_is_promised_its_names():
-    for version, promised in [("1.8", True), ("2.5", False), ("2.18", False)]:
-        assert ("tensorflow.compat.v1" in runtimes.resolve(version, None).instead(trains=True)) == promised
-        assert "compat" not in runtimes.resolve(version, None).instead()
+def test_only_a_trainer_that_asked_for_tensorflow_1_and_gets_a_2_is_promised_its_names():
+    for version, python, promised in [("1.8", "3.11", True), ("1.8", "2.7", False), ("2.5", "", False)]:
+        assert ("tensorflow.compat.v1" in runtimes.resolve(version, python).instead(trains=True)) == promised
+        assert "compat" not in runtimes.resolve(version, python).instead()
     for version in runtimes.table():
         assert runtimes.resolve(version, None).instead(trains=True) == ""
 

@@ -6,7 +6,6 @@ import ast
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import stat
@@ -19,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from taxiway.environments import pythons, runtimes
 
 RUNNERS = Path(__file__).parents[1] / "taxiway" / "runners"
 FILES = sorted(RUNNERS.rglob("*.py"))
@@ -178,30 +179,29 @@ def let_go(place: Path) -> None:
         pass
 
 
-def interpreters() -> list[str]:
-    """Every Python from 3.6 on that this machine has, on its PATH or kept by pyenv."""
-    folders = [Path(folder) for folder in os.get_exec_path()]
-    if pyenv := shutil.which("pyenv"):
-        root = subprocess.run([pyenv, "root"], capture_output=True, text=True, check=True).stdout.strip()
-        folders += sorted(Path(root).glob("versions/3.*/bin"))
-    found = {sys.version_info[:2]: sys.executable}
-    for minor in range(6, 16):
-        for path in (folder / f"python3.{minor}" for folder in folders):
-            if (3, minor) in found or not path.exists():
-                continue
-            if subprocess.run([path, "-c", "1"], capture_output=True).returncode == 0:
-                found[(3, minor)] = str(path)
-    return [found[version] for version in sorted(found)]
+OLDEST = 6
+# Every Python that a runtime offers, and those in between.
+PYTHONS = [f"3.{minor}" for minor in range(OLDEST, 1 + max(sys.version_info.minor, 13))]
 
 
-@pytest.mark.parametrize("python", interpreters())
+@pytest.fixture(params=PYTHONS)
+def python(request: pytest.FixtureRequest) -> str:
+    found = pythons.find(request.param)
+    if found is None:
+        pytest.skip(f"Python {request.param} is not on this machine")
+    return str(found)
+
+
+def test_every_python_that_a_runtime_offers_is_tried_here():
+    assert {each for runtime in runtimes.table().values() for each in runtime.pythons} <= set(PYTHONS)
+
+
 def test_every_runner_compiles_on_every_interpreter(python):
     code = "import sys\nfor path in sys.argv[1:]: compile(open(path, encoding='utf-8').read(), path, 'exec')"
     done = subprocess.run([python, "-c", code, *map(str, FILES)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("python", interpreters())
 def test_the_loop_answers_on_every_interpreter(python, place):
     runner = Runner(place, python, "anything", str(place / "toy.py"))
     try:
@@ -211,16 +211,50 @@ def test_the_loop_answers_on_every_interpreter(python, place):
         runner.close()
 
 
+def test_every_interpreter_tells_the_line_that_it_cannot_read(python, tmp_path):
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer/__init__.py").write_text("")
+    (tmp_path / "trainer/task.py").write_text("from .model import Model\n")
+    (tmp_path / "trainer/model.py").write_text("import numpy\nprint 'old'\n")
+    ask = [python, "-I", str(RUNNERS / "sources.py"), str(tmp_path)]
+    told = json.loads(subprocess.run([*ask, "trainer.task"], capture_output=True, text=True, check=True).stdout)
+    assert (told["file"], told["line"], told["text"]) == ("trainer/model.py", 2, "print 'old'")
+    assert "print" in told["reason"]
+    assert subprocess.run([*ask, "json.tool"], capture_output=True, text=True, check=True).stdout == "null\n"
+
+
+def test_the_sitecustomize_of_tensorflow_1_starts_on_every_interpreter(python, tmp_path):
+    (tmp_path / "tensorflow.py").write_text("__version__ = '1.8.0'\n")
+    path = {"PYTHONPATH": f"{RUNNERS / 'tensorflow1'}:{tmp_path}"}
+    code = "import sitecustomize, tensorflow; print(tensorflow.__version__, hasattr(sitecustomize, 'Finder'))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, env=path)
+    assert (done.stdout, done.returncode) == ("1.8.0 True\n", 0), done.stderr
+
+
 def test_every_runner_parses_as_python_3_6():
     for path in FILES:
         ast.parse(path.read_text(), feature_version=(3, 6))
 
 
-def test_serve_imports_the_standard_library_only():
-    tree = ast.parse((RUNNERS / "serve.py").read_text())
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
+OTHERS = {
+    "numpy",
+    "tensorflow",
+    "msgspec",
+    "sklearn",
+    "xgboost",
+    "joblib",
+}  # what the runners of a framework find in its runtime
+
+
+def test_the_runners_import_the_standard_library_their_neighbours_and_their_framework_only():
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        allowed = set(sys.stdlib_module_names) | {"taxiway_runners"}
+        if path.stem not in ("serve", "sources", "sitecustomize"):
+            allowed |= OTHERS
+        assert {name.split(".")[0] for name in names} <= allowed, path
 
 
 def test_no_runner_is_named_like_a_module_that_it_could_shadow():

@@ -170,3 +170,103 @@ def until(true: Callable[[], Any], tell: Callable[[], object] = lambda: "", *, s
             return found
         time.sleep(0.05)
     raise AssertionError(f"this did not come about within {seconds} s: {tell()}")
+
+
+# The taxi-fare lab as it was in 2018: an Estimator that reads rides, keeps checkpoints and exports its model, on gs://
+# or in a folder, for a TensorFlow 1.
+ESTIMATOR = {
+    "setup.py": FILES["setup.py"],
+    "trainer/__init__.py": "",
+    "trainer/task.py": """
+import argparse
+
+import tensorflow as tf
+
+from . import model
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--train_data_paths", required=True)
+parser.add_argument("--eval_data_paths", required=True)
+parser.add_argument("--output_dir", required=True)
+parser.add_argument("--train_steps", type=int, default=100)
+parser.add_argument("--job-dir", default="junk")
+arguments = parser.parse_args()
+print("TensorFlow {} with contrib: {}".format(tf.__version__, hasattr(tf, "contrib")))
+model.train_and_evaluate(vars(arguments))
+""",
+    "trainer/model.py": """
+import tensorflow as tf
+
+tf.logging.set_verbosity(tf.logging.INFO)
+COLUMNS = ["fare_amount", "pickuplon", "pickuplat", "dropofflon", "dropofflat", "passengers"]
+FEATURES = COLUMNS[1:]
+
+
+def read(pattern, mode, batch_size=64):
+    def decode(line):
+        row = dict(zip(COLUMNS, tf.decode_csv(line, record_defaults=[[0.0]] * len(COLUMNS))))
+        return {name: row[name] for name in FEATURES}, row["fare_amount"]
+
+    def rides():
+        lines = tf.data.TextLineDataset(tf.gfile.Glob(pattern)).map(decode)
+        if mode == tf.estimator.ModeKeys.TRAIN:
+            lines = lines.shuffle(1000).repeat()
+        return lines.batch(batch_size).make_one_shot_iterator().get_next()
+
+    return rides
+
+
+def distance(features):
+    features = dict(features)
+    latitude = features["pickuplat"] - features["dropofflat"]
+    longitude = features["pickuplon"] - features["dropofflon"]
+    features["euclidean"] = tf.sqrt(latitude * latitude + longitude * longitude)
+    return features
+
+
+def engineered(read_rides):
+    def rides():
+        features, fare = read_rides()
+        return distance(features), fare
+
+    return rides
+
+
+def serving():
+    given = {name: tf.placeholder(tf.float32, [None]) for name in FEATURES}
+    return tf.estimator.export.ServingInputReceiver(distance(given), given)
+
+
+def train_and_evaluate(args):
+    columns = [tf.feature_column.numeric_column(name) for name in FEATURES + ["euclidean"]]
+    estimator = tf.estimator.DNNRegressor(
+        hidden_units=[16, 4],
+        feature_columns=columns,
+        optimizer=tf.train.AdamOptimizer(0.02),
+        model_dir=args["output_dir"],
+        config=tf.estimator.RunConfig(save_checkpoints_steps=200, tf_random_seed=1),
+    )
+    train, evaluate = tf.estimator.ModeKeys.TRAIN, tf.estimator.ModeKeys.EVAL
+    tf.estimator.train_and_evaluate(
+        estimator,
+        tf.estimator.TrainSpec(engineered(read(args["train_data_paths"], train)), max_steps=args["train_steps"]),
+        tf.estimator.EvalSpec(
+            engineered(read(args["eval_data_paths"], evaluate)),
+            steps=None,
+            start_delay_secs=0,
+            throttle_secs=0,
+            exporters=tf.estimator.LatestExporter("exporter", serving),
+        ),
+    )
+""",
+}
+
+
+def rides(count: int) -> bytes:
+    """Lines of the lab's CSV: a fare that grows with the way, for the same rides at each call."""
+    lines = []
+    for number in range(count):
+        east, north, passengers = (number * 37 % 100) / 1000, (number * 53 % 100) / 1000, number % 4 + 1
+        fare = 2.5 + 150 * (east**2 + north**2) ** 0.5
+        lines.append(f"{fare:.2f},-74.0,40.7,{-74.0 + east:.3f},{40.7 + north:.3f},{passengers}")
+    return "\n".join(lines).encode() + b"\n"

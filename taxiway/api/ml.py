@@ -27,11 +27,7 @@ Fault = tuple[str, str]  # field, sentence
 Value = TypeVar("Value")
 
 META = "google.cloud.ml.v1.OperationMetadata"
-FRAMEWORKS: dict[str | None, str] = {
-    None: "tensorflow",
-    "FRAMEWORK_UNSPECIFIED": "tensorflow",
-    "TENSORFLOW": "tensorflow",
-}
+UNSET = (None, "FRAMEWORK_UNSPECIFIED")  # then it is TensorFlow
 SNAKE = {
     "runtimeVersion": "runtime_version",
     "pythonVersion": "python_version",
@@ -271,7 +267,8 @@ def create_version(call: Call) -> dict[str, Any]:
     runtime = _checked_version(told)
     call.resource = names.version_name(project.id, model.name, told.name)
     registry.must_be_new(house.db, project.id, model.name, told.name)
-    found = copies.find(house.db, project, told)
+    framework = _framework(told)
+    found = copies.find(house.db, project, told, framework)
     folder = copies.place(project, model.name, told.name, uuid.uuid4().hex[:12])
     unset: dict[str, Any] = {"create_time": None, "state": None, "error_message": "", "is_default": False, "etag": b""}
     kept = msgspec.structs.replace(
@@ -280,7 +277,7 @@ def create_version(call: Call) -> dict[str, Any]:
         last_use_time=None,
         runtime_version=runtime["version"],
         python_version=runtime["python"],
-        framework="TENSORFLOW",
+        framework=framework,
         machine_type=told.machine_type or "mls1-c1-m2",
     )
     try:
@@ -314,18 +311,24 @@ def _checked_version(told: schemas.Version) -> dict[str, str]:
         faults.append((copies.FIELD, "is required: the gs:// folder of the model."))
     else:
         _gather(faults, names.gs, told.deployment_uri, copies.FIELD)
-    if told.framework not in FRAMEWORKS:
-        faults.append(("version.framework", f"{told.framework} is not offered yet; TENSORFLOW is."))
     if told.machine_type and not MACHINES.fullmatch(told.machine_type):
         faults.append(("version.machine_type", f"{told.machine_type!r} is none for predictions; mls1-c1-m2 is usual."))
     faults += _not_offered(told, "version", VERSIONS_LATER)
     try:
         choice = runtimes.resolve(told.runtime_version or None, told.python_version or None)
+        if (framework := _framework(told)) not in choice.runtime.frameworks:
+            offered = ", ".join(choice.runtime.frameworks)
+            fault = f"{framework} is not offered with runtime version {choice.runtime.version}, which has {offered}."
+            faults.append(("version.framework", fault))
     except errors.InvalidArgument as error:
         faults += [(f"version.{SNAKE[field]}", fault) for field, fault in error.faults]
     if faults:
         raise errors.InvalidArgument(faults=faults)
-    return {"version": choice.version, "python": choice.python_version, "framework": FRAMEWORKS[told.framework]}
+    return {"version": choice.version, "python": choice.python_version, "framework": framework.lower()}
+
+
+def _framework(told: schemas.Version) -> str:
+    return "TENSORFLOW" if told.framework in UNSET else str(told.framework)
 
 
 def get_version(call: Call) -> dict[str, Any]:

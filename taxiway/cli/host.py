@@ -10,7 +10,7 @@ import importlib
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -24,7 +24,7 @@ from taxiway import address, errors, settings, tunnel
 from taxiway.address import Address
 from taxiway.cli import options, printing
 from taxiway.cli.printing import say
-from taxiway.environments import folders, inventory, progress, pythons, runtimes
+from taxiway.environments import folders, inventory, progress, pythons, runtimes, wheelhouse
 from taxiway.environments.runtimes import Choice, Runtime
 
 Home = Annotated[Path | None, typer.Option(help="The server's folder (default: TAXIWAY_HOME, else ~/.taxiway).")]
@@ -32,11 +32,10 @@ MaybeVersion = Annotated[
     str | None, typer.Argument(help="Its runtimeVersion (default: that of a job that names none).")
 ]
 Python = Annotated[str | None, typer.Option(help="The Python, such as 3.11 (default: the runtime's first one here).")]
-Version = Annotated[str, typer.Argument(help="The runtime version, such as 2.21.")]
 
 DAY_S = 86400.0
 STANDING: list[printing.Column] = [  # of a folder of the cache
-    ("SIZE", lambda row: "" if row["size"] is None else printing.size(row["size"])),
+    ("SIZE", lambda row: _size(row)),
     ("LAST USED", lambda row: printing.date(row["lastUsed"])),
 ]
 RUNTIMES = options.group("The runtimes that jobs and versions run in.")
@@ -82,7 +81,10 @@ def run(command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...")], 
 
 @RUNTIMES.command("list", epilog=options.example("taxiway runtimes list"))
 def list_runtimes(format: options.Format = None) -> None:
-    """The runtimes on offer, their Pythons, which of them are built here, and what versions they run in place of."""
+    """The runtimes on offer, their Pythons, which of them are built here, and what versions they run in place of.
+
+    SIZE is what one takes of the disk, and about what it would take if it is not built yet.
+    """
     rows = [_row(runtime, python) for runtime in runtimes.table().values() for python in runtime.pythons]
     columns: list[printing.Column] = [
         ("VERSION", lambda row: row["version"]),
@@ -108,20 +110,38 @@ def build(version: MaybeVersion = None, python_version: Python = None) -> None:
     typer.echo(str(interpreter_of(choice)))
 
 
-@RUNTIMES.command(epilog=options.example("$(taxiway runtimes python 2.21) -m trainer.task --help"))
-def python(version: Version, python_version: Python = None) -> None:
-    """Print the path of a built runtime's interpreter, and nothing else."""
+@RUNTIMES.command(epilog=options.example("$(taxiway runtimes python) -m trainer.task --train_steps 300"))
+def python(version: MaybeVersion = None, python_version: Python = None) -> None:
+    """Print the path of a runtime's interpreter, and nothing else on stdout; it is built first if nobody has yet."""
     choice = runtimes.resolve(version, python_version)
     say_instead(choice)
-    interpreter = runtimes.ready(choice)
-    if interpreter is None:
-        asked = f" --python-version {python_version}" if python_version else ""
-        raise errors.FailedPrecondition(
-            f"Runtime {choice.runtime.version} for Python {choice.python} is not built. "
-            f"Build it: taxiway runtimes build {version}{asked}"
-        )
+    interpreter = interpreter_of(choice)
     folders.hold(runtimes.path(choice))  # whoever asks for it will use it
     typer.echo(str(interpreter))
+
+
+@RUNTIMES.command(
+    epilog=options.example(
+        "taxiway runtimes download wheels 2.21", "TAXIWAY_WHEELHOUSE=wheels taxiway runtimes build 2.21"
+    )
+)
+def download(
+    folder: Annotated[Path, typer.Argument(help="Where to: it is made if it is not there, and added to if it is.")],
+    version: MaybeVersion = None,
+    python_version: Python = None,
+) -> None:
+    """Fetch all that a runtime is built from, for machines without a network.
+
+    With TAXIWAY_WHEELHOUSE=FOLDER a machine of this kind with the same Python builds the runtime from these files
+    alone. What your packages require beside it must be put there too.
+    """
+    choice = runtimes.resolve(version, python_version)
+    say_instead(choice)
+    with building() as told:
+        new = wheelhouse.fill(folder.expanduser(), choice, told)
+    size = printing.size(sum(each.stat().st_size for each in new))
+    say(f"{len(new)} files came, {size}, for runtime {choice.runtime.version} on Python {choice.python}.")
+    typer.echo(str(folder))
 
 
 @RUNTIMES.command(epilog=options.example("taxiway runtimes prune --dry-run", "taxiway runtimes prune --unused-days 7"))
@@ -276,7 +296,7 @@ def _replace_with(command: list[str], environ: dict[str, str]) -> NoReturn:
 
 
 def _row(runtime: Runtime, python: str) -> dict[str, Any]:
-    """A runtime with one of its Pythons; `size` is in bytes, and null until it is built."""
+    """A runtime with one of its Pythons; `size` and `estimate` are bytes, and the first is null until it is built."""
     state, size, used = "NO_PYTHON", None, None
     if pythons.find(python):
         choice = runtimes.choose(runtime, python)
@@ -289,10 +309,17 @@ def _row(runtime: Runtime, python: str) -> dict[str, Any]:
         "python": python,
         "state": state,
         "size": size,
+        "estimate": runtime.mib << 20,
         "lastUsed": used,
         "alsoFor": runtime.covered,
         "summary": runtime.summary,
     }
+
+
+def _size(row: Mapping[str, Any]) -> str:
+    if row["size"] is None:
+        return f"about {printing.size(row['estimate'])}" if row.get("estimate") else ""
+    return printing.size(row["size"])
 
 
 def _entry(each: inventory.Entry) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def train(
 )
 def predict_here(
     model_dir: Annotated[str, typer.Option(help="The folder of the model, local or gs://.")],
-    framework: Annotated[str, typer.Option(help="What the model was written by.")] = "tensorflow",
+    framework: Annotated[str, typer.Option(help="tensorflow, scikit-learn or xgboost.")] = "tensorflow",
     json_instances: predict.Instances = None,
     json_request: predict.Request = None,
     text_instances: predict.Texts = None,
@@ -132,8 +132,8 @@ def predict_here(
     """Ask a model for predictions without deploying it: the model server of a version answers, once."""
     choice = runtimes.resolve(runtime_version, python_version)
     host.say_instead(choice)
-    offered = [each.lower() for each in choice.runtime.frameworks]
-    if framework.lower() not in offered:
+    offered = [each.lower().replace("_", "-") for each in choice.runtime.frameworks]
+    if framework.lower().replace("_", "-") not in offered:
         told = f"runtime {choice.runtime.version} offers {', '.join(offered)}"
         raise errors.InvalidArgument(f"--framework: {framework} is not offered; {told}.")
     body = predict.request(json_instances, json_request, text_instances, signature_name)
@@ -141,7 +141,10 @@ def predict_here(
         model = _model(model_dir, Path(fetched))
         interpreter = host.interpreter_of(choice)
         work = plan.predicting(
-            str(model), runtime=choice.runtime.version, python=choice.python, framework=framework.lower()
+            str(model),
+            runtime=choice.runtime.version,
+            python=choice.python,
+            framework=framework.lower().replace("-", "_"),
         )
         run = Run(works=[work], python=str(interpreter), folder=str(Path.cwd()), variables={})
         ended = subprocess.run(
@@ -223,7 +226,8 @@ def _installed(work: Work, choice: Choice, package: packaging.Package) -> tuple[
     with tempfile.TemporaryDirectory(prefix="taxiway-") as folder, host.building() as told:
         archive = Path(folder) / package.file
         archive.write_bytes(package.content)
-        interpreter = layers.ensure(choice, [archive], told)
+        module = work.command[work.command.index("-m") + 1]
+        interpreter = layers.ensure(choice, [archive], told, module=module)
         return interpreter, receipts.of(work, choice, [archive], interpreter)
 
 

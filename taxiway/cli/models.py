@@ -131,11 +131,11 @@ def remove_iam_policy_binding(
 def create_version(
     version: Version,
     model: OfModel,
-    origin: Annotated[str, typer.Option(help="The folder of the SavedModel: gs://, or local with --staging-bucket.")],
+    origin: Annotated[str, typer.Option(help="The folder of the model: gs://, or local with --staging-bucket.")],
     staging_bucket: Annotated[str | None, typer.Option(help="gs://BUCKET to upload a local folder to.")] = None,
     runtime_version: Annotated[str, typer.Option(help="See: taxiway runtimes list")] = DEFAULT_RUNTIME,
     python_version: Annotated[str | None, typer.Option(help="Such as 3.11 (default: the runtime's).")] = None,
-    framework: Annotated[str, typer.Option(help="tensorflow")] = "tensorflow",
+    framework: Annotated[str, typer.Option(help="tensorflow, scikit-learn or xgboost.")] = "tensorflow",
     description: Annotated[str | None, typer.Option(help="What is new in it.")] = None,
     asynchronous: Annotated[bool, typer.Option("--async", help="Do not wait until it serves.")] = False,
     region: options.Region = None,

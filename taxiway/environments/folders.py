@@ -1,8 +1,8 @@
 """A folder of the cache that is built once, whoever else wants it: whole when its mark is there, else built anew.
 
 Builders of one folder take turns by an flock that their children inherit: it is free only when the last process that
-could still write there has ended. Whoever uses a folder holds another lock on it, shared, until it ends: `remove` takes
-only what nobody holds.
+could still write there has ended. In the locked file stands how far the builder is, for those who wait. Whoever uses a
+folder holds another lock on it, shared, until it ends: `remove` takes only what nobody holds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from taxiway.environments.progress import Progress, Say, tell
 COMPLETE = "complete.json"
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
+LOOK_S = 0.1  # between two looks of one who waits for a builder
+NOTE_S = 0.5  # between two notes of a builder on one stage
+
 _held: dict[Path, int] = {}  # folder -> the descriptor of our lock on it, for as long as this process lives
 
 
@@ -33,21 +37,21 @@ def cache() -> Path:
     return Path(os.environ.get("TAXIWAY_CACHE") or Path.home() / ".cache/taxiway").expanduser().absolute()
 
 
-def once(folder: Path, build: Callable[[int], dict[str, Any]], say: Say | None) -> None:
+def once(folder: Path, build: Callable[[int, Say], dict[str, Any]], say: Say | None) -> None:
     """See that the folder is complete: by `build`, unless it is or another process completes it while we wait.
 
-    It is ours from then on, until this process ends.
+    `say` hears how far the build is, whoever builds. The folder is ours from then on, until this process ends.
     """
     hold(folder)
     if record(folder):
         return
-    with _cannot_write(), turn(folder, say) as ours:
+    with writing(), turn(folder, say) as ours:
         if record(folder):
             return
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
-            about = build(ours)
+            about = build(ours, _noting(ours, say))
             files.replace(folder / COMPLETE, json.dumps(about).encode())  # only now it is whole
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -89,7 +93,7 @@ def remove(folder: Path) -> bool:
 
     Raises StorageFull for a cache that cannot be written.
     """
-    with _cannot_write(), contextlib.ExitStack() as until:
+    with writing(), contextlib.ExitStack() as until:
         if not _alone(folder, until, os.O_CREAT):
             return False
         (folder / COMPLETE).unlink(missing_ok=True)  # if we are killed, what we leave is not taken for whole
@@ -132,19 +136,60 @@ def _beside(folder: Path, kind: str) -> Path:
 
 @contextlib.contextmanager
 def turn(folder: Path, say: Say | None) -> Iterator[int]:
-    """Our turn to write a folder, as the descriptor of its lock, for our children to inherit."""
+    """Our turn to write a folder, as the descriptor of its lock, for our children to inherit.
+
+    Until then `say` hears that we wait, and how far the one is whom we wait for.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(folder, "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tell(say, Progress("wait", f"Waiting for another process that is building {folder.name}"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with _beside(folder, "lock").open("ab") as lock:
+        heard: Progress | None = None
+        while not _locked(lock.fileno()):
+            if heard is None:
+                heard = Progress("wait", f"Waiting for another process that is building {folder.name}")
+                tell(say, heard)
+            elif (news := _noted(folder)) not in (None, heard):
+                heard = news
+                tell(say, heard)
+            time.sleep(LOOK_S)
+        lock.truncate(0)  # what one who died had noted
         yield lock.fileno()
 
 
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _noting(lock: int, say: Say | None) -> Say:
+    """`say`, and a note in the lock's file for those who wait: each stage, and of its many steps two a second."""
+    stage, due = "", 0.0
+
+    def both(news: Progress) -> None:
+        nonlocal stage, due
+        if news.stage != stage or time.monotonic() >= due:
+            stage, due = news.stage, time.monotonic() + NOTE_S
+            os.ftruncate(lock, 0)
+            os.write(lock, json.dumps([news.text, news.fraction]).encode())
+        tell(say, news)
+
+    return both
+
+
+def _noted(folder: Path) -> Progress | None:
+    """What the builder of a folder said last; None if nobody knows."""
+    try:
+        text, fraction = json.loads(_beside(folder, "lock").read_bytes())
+    except (OSError, ValueError):  # also for a note that is being written
+        return None
+    return Progress("wait", str(text), fraction)
+
+
 @contextlib.contextmanager
-def _cannot_write() -> Iterator[None]:
+def writing() -> Iterator[None]:
+    """Raises StorageFull where the cache cannot be written."""
     try:
         yield
     except OSError as error:

@@ -15,15 +15,16 @@ from taxiway.environments.progress import Progress, Say, tell
 from taxiway.environments.runtimes import Choice
 
 
-def ensure(choice: Choice, archives: Sequence[Path], say: Say | None = None) -> Path:
+def ensure(choice: Choice, archives: Sequence[Path], say: Say | None = None, *, module: str = "") -> Path:
     """The interpreter that sees the runtime and, before it, the packages (source archives or wheels) installed.
 
     Without packages it is the runtime's own. A layer is known by the bytes and the names of its packages. Requirements
     that the runtime does not meet are installed too; what the runtime has keeps its version unless a package itself
     asks for another.
 
-    Raises FailedPrecondition, with the build's last words, for a package that is at fault, Unavailable for a network
-    that is; else as `runtimes.build`.
+    Raises FailedPrecondition, with the build's last words, for a package that is at fault, also for source that the
+    runtime's Python cannot read among what the `module` to run imports; Unavailable for a network that is at fault;
+    else as `runtimes.build`.
     """
     for archive in archives:
         packages.require_a_kind(archive)
@@ -34,7 +35,9 @@ def ensure(choice: Choice, archives: Sequence[Path], say: Say | None = None) -> 
     names = "".join(f"{digest} {name}\n" for (digest, name), _ in hashes)
     key = hashlib.sha256(f"{choice.key}\n{names}".encode()).hexdigest()[:32]
     folder = folders.cache() / "environments" / key
-    folders.once(folder, lambda turn: _build(folder, choice, [path for _, path in hashes], turn, say), say)
+    folders.once(folder, lambda turn, say: _build(folder, choice, [path for _, path in hashes], turn, say), say)
+    if module and (folders.record(folder) or {}).get("unread"):
+        packages.must_be_readable(folders.interpreter(folder), folders.site(folder, choice.python), module)
     return folders.interpreter(folder)
 
 
@@ -66,7 +69,7 @@ def _build(folder: Path, choice: Choice, archives: list[Path], turn: int, say: S
             what = f"{names} requires {', '.join(lacking)}, which runtime {choice.runtime.version} does not hold"
             raise _told(f"{what} and which could not be installed.", failure, folder) from None
     folders.settle(site)
-    return {"runtime": choice.key, "packages": folders.installed(site)}
+    return {"runtime": choice.key, "packages": folders.installed(site), "unread": packages.uncompiled(site)}
 
 
 def _install(folder: Path, choice: Choice, archives: list[Path], turn: int, say: Say | None) -> None:
@@ -80,8 +83,7 @@ def _install(folder: Path, choice: Choice, archives: list[Path], turn: int, say:
         groups.setdefault(isolated, []).append(archive)
     for isolated, group in sorted(groups.items()):
         how = [] if isolated else ["--no-build-isolation"]
-        install = ["pip", "install", "--no-deps", "--compile-bytecode", *how, "--python", str(interpreter)]
-        uv.run([*install, *map(str, group)], turn, say)
+        uv.install(interpreter, ["install", "--no-deps", *how, *map(str, group)], turn, say)
         _must_be_there(archive.name for archive in packages.uninstalled(site, group))
 
 
@@ -103,8 +105,7 @@ def _add(folder: Path, choice: Choice, lacking: list[str], turn: int, say: Say |
     lines = [line for line in solved.read_text(encoding="utf-8").splitlines() if line.strip()]
     new = [line for line in lines if have.get(normal(line)) != line.partition("==")[2].strip()]
     solved.write_text("".join(f"{line}\n" for line in new), encoding="utf-8")
-    install = ["pip", "install", "--no-deps", "--compile-bytecode", "--requirements", str(solved)]
-    uv.run([*install, "--python", str(interpreter)], turn, say)
+    uv.install(interpreter, ["install", "--no-deps", "--requirements", str(solved)], turn, say)
     there = folders.installed(site)
     _must_be_there(line for line in new if normal(line) and normal(line) not in there)
 

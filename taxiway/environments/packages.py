@@ -1,4 +1,5 @@
-"""A person's package, as a file and as uv installed it: what it is built with, and whether there is code in it."""
+"""A person's package, as a file and as uv installed it: what it is built with, and whether there is code in it that
+its Python can read."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 import sys
 import tarfile
 import urllib.parse
@@ -17,9 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taxiway import errors
+from taxiway.environments import pythons
 
 tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
+# How a line looks that only a Python 2 can read.
+OLD = re.compile(
+    r"^\s*(print|exec)\s+[^\s(=.,]|^\s*except\s+[^(:]+,\s*\w+\s*:|^\s*raise\s+\w+\s*,|<>|\b[uU][rR]['\"]|`"
+)
+SOURCES = Path(__file__).parent.parent / "runners" / "sources.py"
 ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip", ".whl")  # what uv installs from
 
 
@@ -83,6 +91,34 @@ def must_be_importable(site: Path, packages: Sequence[Path]) -> None:
             f"{name} holds no module that could be imported. Put an empty __init__.py into the folder of your code "
             f"(trainer/__init__.py), have setup.py say packages=find_packages(), and build the package again."
         )
+
+
+def uncompiled(site: Path) -> list[str]:
+    """The modules of a site-packages folder that its Python could not compile, below the folder."""
+    found = (
+        module for module in site.rglob("*.py") if not any((module.parent / "__pycache__").glob(f"{module.stem}.*"))
+    )
+    return sorted(str(module.relative_to(site)) for module in found)
+
+
+def must_be_readable(interpreter: Path, site: Path, module: str) -> None:
+    """Raises FailedPrecondition for the first module among those that `module` will import that is no Python of today:
+    with its file, the line, and what the Python says of it."""
+    ask = [str(interpreter), "-I", str(SOURCES), str(site), module]
+    answer = subprocess.run(ask, capture_output=True, text=True, env=pythons.environ(), check=False)
+    if answer.returncode:
+        raise errors.Internal(f"The source of {module} could not be looked at.\n{answer.stderr}")
+    told = json.loads(answer.stdout)
+    if told is None:
+        return
+    line = str(told["text"]).strip()
+    advice = "Mend it and build the package again."
+    if OLD.search(str(told["text"])):
+        advice = (
+            "That is Python 2, which no runtime here has. Rewrite it for Python 3, of which the tool 2to3 does most."
+        )
+    where = f"{told['file']}, line {told['line']}" + (f": `{line}`" if line else "")
+    raise errors.FailedPrecondition(f"Python {told['python']} cannot read {where} ({told['reason']}). {advice}")
 
 
 def uninstalled(site: Path, packages: Sequence[Path]) -> list[Path]:

@@ -14,10 +14,13 @@ from taxiway.environments import pythons
 # all that its extra `bar` adds is met. Where `packaging` is missing nobody can tell, and nothing counts as met.
 UNMET = """
 import json, sys
-from importlib import metadata
 
 ask = json.load(sys.stdin)
 try:
+    try:
+        from importlib import metadata
+    except ImportError:  # before Python 3.8; the runtimes of such a Python hold its forerunner
+        import importlib_metadata as metadata
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
 except ImportError:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib
 import os
+import platform
 import re
 import sys
 from collections.abc import Mapping
@@ -31,14 +32,34 @@ class Runtime:
     pythons: tuple[str, ...]  # "3.11", the preferred first
     lock: Path
     summary: str = ""
+    mib: int = 0  # about what it takes of the disk
     frameworks: tuple[str, ...] = ()
     provides: Mapping[str, str] = field(default_factory=dict, hash=False)  # asked for -> what stands in for it
     stands_in: tuple[tuple[str, str], ...] = ()  # first and last of the versions that it runs in place of
+    old_pythons: tuple[str, ...] = ()  # what the service had with it; asked for, they get the first of `pythons`
+    machines: tuple[str, ...] = ()  # the processors that its packages were made for; none named: for every one
 
     def covers(self, version: str) -> bool:
         """Whether it runs in place of that version."""
         numbers = _numbers(version)
         return numbers is not None and any(_known(a) <= numbers <= _known(b) for a, b in self.stands_in)
+
+    @property
+    def misplaced(self) -> str:
+        """Why it cannot run on a machine of this kind, as what follows its name in a sentence; "" if it can."""
+        if not self.machines or platform.machine() in self.machines:
+            return ""
+        return f"was made for {' or '.join(self.machines)} alone, and this machine is {platform.machine()}"
+
+    @property
+    def lacks(self) -> str:
+        """Why it cannot run here, as above, for want of a Python too."""
+        if self.misplaced:
+            return self.misplaced
+        if not any(map(pythons.find, self.pythons)):
+            names = " or ".join(self.pythons)
+            return f"needs Python {names}, which was not found on this machine (TAXIWAY_PYTHONS may name its folder)"
+        return ""
 
     @property
     def covered(self) -> str:
@@ -54,7 +75,7 @@ class Choice:
     python: str  # "3.11"
     release: str  # "3.11.7"
     base: Path  # the interpreter that environments are made from
-    asked: str = ""  # a runtimeVersion that this runtime stands in for
+    asked: str = ""  # a runtimeVersion that this runtime stands in for; it may have a table of its own and not run here
     asked_python: str = ""  # a pythonVersion that it cannot have
 
     @property
@@ -77,10 +98,13 @@ class Choice:
 
         `trains`: it is a trainer that will run, which gets tensorflow.compat.v1 where it asked for a TensorFlow 1.
         """
-        if not self.asked:
-            return ""
-        nearest = f"{self.runtime.version} is the nearest that is, and runs in its place."
-        told = [f"Runtime version {self.asked} is not offered here; {nearest}"]
+        told = []
+        if self.asked:
+            nearest = f"{self.runtime.version} is the nearest that is, and runs in its place."
+            told = [f"Runtime version {self.asked} is not offered here; {nearest}"]
+        if own := table().get(self.asked):
+            lacks = own.lacks or f"is offered with Python {' or '.join(own.pythons)}, not with {self.python}"
+            told = [f"Runtime version {own.version} {lacks}; {self.runtime.version} runs in its place."]
         if self.asked_python:
             told.append(f"Python {self.asked_python} was asked for and {self.python} runs.")
         if self.asked_python.startswith("2."):
@@ -89,6 +113,8 @@ class Choice:
             told.append(
                 "`import tensorflow` gives tensorflow.compat.v1, for code of TensorFlow 1. There is no tf.contrib."
             )
+        elif trains and told and self.runtime.version.startswith("1."):
+            told.append(f"`import tensorflow` gives TensorFlow {self.runtime.version} itself.")
         return " ".join(told)
 
     @functools.cached_property
@@ -123,9 +149,12 @@ def table() -> dict[str, Runtime]:
             pythons=tuple(row["pythons"]),
             lock=folder / row["lock"],
             summary=row["summary"],
+            mib=row["mib"],
             frameworks=tuple(row["frameworks"]),
             provides=row.get("provides", {}),
             stands_in=tuple((first, last) for first, last in row.get("stands_in", ())),
+            old_pythons=tuple(row.get("old_pythons", ())),
+            machines=tuple(row.get("machines", ())),
         )
         for version, row in _file()["runtimes"].items()
     }
@@ -139,20 +168,35 @@ def default() -> str:
 def resolve(version: str | None, python_version: str | None) -> Choice:
     """The runtime and the Python that a runtimeVersion and a pythonVersion mean here; None or "" leaves one to us.
 
-    A version that is not in the table may have a runtime that stands in for it, with that one's own Python where an old
-    one is named; the choice tells of both. Raises InvalidArgument with the field's name and what is offered.
+    A version that has no table, or whose Python this machine lacks, runs on the nearest runtime that can, which is the
+    oldest that stands in for it. An old Python gets that runtime's own; one that only a farther runtime has chooses
+    that one. The choice tells of both. Raises InvalidArgument with the field's name and what is offered.
     """
     version = version or default()
-    if runtime := table().get(version):
-        return choose(runtime, python_version)
-    runtime = next((each for each in table().values() if each.covers(version)), None)
-    if runtime is None:
+    ladder = _ladder(version)
+    if not ladder:
         others = "; ".join(f"{each.covered} run on {each.version}" for each in table().values() if each.stands_in)
         fault = f"Runtime version {version!r} is not offered. Choose one of: {', '.join(table())}. Others: {others}."
         raise errors.InvalidArgument(faults=[("runtimeVersion", fault)])
-    old = python_version if python_version in _file()["old_pythons"] else None
-    choice = choose(runtime, None if old else python_version)
-    return dataclasses.replace(choice, asked=version, asked_python=old or "")
+    refused = None
+    for runtime in ladder:
+        asked = "" if runtime.version == version else version
+        olds = _file()["old_pythons"] if asked else runtime.old_pythons
+        old = python_version if python_version in olds and python_version not in runtime.pythons else None
+        try:
+            choice = choose(runtime, None if old else python_version)
+            return dataclasses.replace(choice, asked=asked, asked_python=old or "")
+        except errors.InvalidArgument as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def _ladder(version: str) -> list[Runtime]:
+    """What may run for a version, the nearest first: its own runtime, then what stands in for it, the oldest first."""
+    own = table().get(version)
+    others = sorted((each for each in table().values() if each.covers(version)), key=lambda each: _known(each.version))
+    return [own, *others] if own else others
 
 
 def choose(runtime: Runtime, python_version: str | None) -> Choice:
@@ -162,6 +206,9 @@ def choose(runtime: Runtime, python_version: str | None) -> Choice:
         fault = f"Python {python_version!r} is not offered with runtime version {runtime.version}. Choose: {offered}."
         raise errors.InvalidArgument(faults=[("pythonVersion", fault)])
     wanted = [python_version] if python_version else runtime.pythons
+    if runtime.misplaced:
+        fault = f"Runtime version {runtime.version} {runtime.misplaced}."
+        raise errors.InvalidArgument(faults=[("runtimeVersion", fault)])
     for python in wanted:
         if base := pythons.find(python):
             return Choice(runtime, python, pythons.release(base), base)
@@ -194,19 +241,19 @@ def build(choice: Choice, say: Say | None = None) -> Path:
     """
     folder = path(choice)
 
-    def install(turn: int) -> dict[str, Any]:
+    def install(turn: int, say: Say) -> dict[str, Any]:
         try:
             uv.venv(folder, choice.base, choice.key, turn)
             lock = str(choice.runtime.lock)
             # What has no wheel is built with the setuptools of the lock, by hash, not with the newest there is.
-            sync = ["pip", "sync", "--require-hashes", "--build-constraints", lock, "--compile-bytecode", lock]
-            uv.run([*sync, "--python", str(folders.interpreter(folder))], turn, say)
+            sync = ["sync", "--require-hashes", "--build-constraints", lock, lock]
+            uv.install(folders.interpreter(folder), sync, turn, say)
         except uv.Failed as failure:
             raise errors.Unavailable(
                 f"Runtime {choice.runtime.version} for Python {choice.release} could not be built in {folder}. "
                 f"Check the network (or TAXIWAY_WHEELHOUSE, a folder of wheels), then try again.\n{failure}"
             ) from None
-        if missing := requirements.unmet(folders.interpreter(folder), _locked(choice.runtime.lock), {}):
+        if missing := requirements.unmet(folders.interpreter(folder), pins(choice.runtime.lock), {}):
             raise errors.Unavailable(
                 f"Runtime {choice.runtime.version} for Python {choice.release} was not installed whole: "
                 f"{', '.join(missing[:5])} is missing in {folder}. Try again."
@@ -219,6 +266,13 @@ def build(choice: Choice, say: Say | None = None) -> Path:
     return folders.interpreter(folder)
 
 
+def pins(lock: Path) -> list[str]:
+    """What a lock pins, as requirements with their markers and without their hashes."""
+    lines = lock.read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line[:1].strip() and not line.startswith(("#", "-"))]
+    return [pin.partition(" --hash")[0].rstrip(" \\") for pin in pins]
+
+
 def _known(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
@@ -226,10 +280,3 @@ def _known(version: str) -> tuple[int, ...]:
 def _numbers(version: str) -> tuple[int, ...] | None:
     """1.15 -> (1, 15); None for what is no version of a runtime."""
     return _known(version) if re.fullmatch(r"[0-9]\.(0|[1-9][0-9]?)", version, re.ASCII) else None
-
-
-def _locked(lock: Path) -> list[str]:
-    """What a lock pins, as requirements with their markers and without their hashes."""
-    lines = lock.read_text(encoding="utf-8").splitlines()
-    pins = [line for line in lines if line[:1].strip() and not line.startswith(("#", "-"))]
-    return [pin.partition(" --hash")[0].rstrip(" \\") for pin in pins]

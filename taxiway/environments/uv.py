@@ -11,14 +11,14 @@ import re
 import struct
 import subprocess
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from uv import find_uv_bin
 
 from taxiway import errors
 from taxiway.environments import folders, progress, pythons
-from taxiway.environments.progress import Say
+from taxiway.environments.progress import Progress, Say
 
 # What uv says when it heard nothing, or nothing whole, from an index; a package that is not there is another matter.
 UNHEARD = re.compile(
@@ -40,8 +40,24 @@ def venv(folder: Path, base: Path, prompt: str, turn: int) -> None:
     run(["venv", "--allow-existing", "--prompt", prompt, "--python", str(base), str(folder)], turn, None)
 
 
-def run(arguments: list[str], turn: int, say: Say | None) -> None:
-    """Run uv on a terminal of its own: only there does it tell how far its downloads are. Raises Failed."""
+def install(interpreter: Path, arguments: list[str], turn: int, say: Say | None) -> None:
+    """`uv pip ARGUMENTS` into an environment whose modules are compiled then. Raises Failed."""
+    # uv's own compiler asks of a Python what 3.7 was the first to have.
+    alone = any((interpreter.parent.parent / "lib").glob("python3.6"))
+    how = [] if alone else ["--compile-bytecode"]
+    run(["pip", *arguments, *how, "--python", str(interpreter)], turn, say)
+    if alone:
+        compile_all = [str(interpreter), "-I", "-m", "compileall", "-q", "-j", "0"]
+        site = str(interpreter.parent.parent / "lib/python3.6/site-packages")
+        silent = subprocess.DEVNULL  # a module that it cannot read is told by whoever imports it
+        subprocess.run([*compile_all, site], stdout=silent, stderr=silent, env=_environ(), pass_fds=[turn], check=False)
+
+
+def run(arguments: list[str], turn: int, say: Say | None, read: Callable[[str], Progress | None] | None = None) -> None:
+    """Run uv on a terminal of its own: only there does it tell how far its downloads are. Raises Failed.
+
+    `read` finds the news in a piece of its output, where uv runs a program that draws otherwise than uv.
+    """
     wheelhouse = os.environ.get("TAXIWAY_WHEELHOUSE")
     if wheelhouse and not Path(wheelhouse).expanduser().is_dir():
         raise errors.FailedPrecondition(f"TAXIWAY_WHEELHOUSE names {wheelhouse}, which is not a folder here.")
@@ -63,7 +79,8 @@ def run(arguments: list[str], turn: int, say: Say | None) -> None:
         finally:
             os.close(terminal)
         try:
-            text = "".join(_watch(output, say))
+            sizes: dict[str, tuple[float, float]] = {}
+            text = "".join(_watch(output, say, read or (lambda piece: progress.read(piece, sizes))))
             code = process.wait()
         except BaseException:
             process.kill()
@@ -100,10 +117,9 @@ def ask(arguments: list[str], text: str, *, seconds: float) -> subprocess.Comple
         return None
 
 
-def _watch(output: io.FileIO, say: Say | None) -> Iterator[str]:
+def _watch(output: io.FileIO, say: Say | None, read: Callable[[str], Progress | None]) -> Iterator[str]:
     """What the terminal shows, piece by piece, while `say` hears of it."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    sizes: dict[str, tuple[float, float]] = {}
     while True:
         try:
             piece = output.read(65536)
@@ -112,7 +128,7 @@ def _watch(output: io.FileIO, say: Say | None) -> Iterator[str]:
         if not piece:
             return
         text = decoder.decode(piece)
-        if say and (news := progress.read(text, sizes)):
+        if say and (news := read(text)):
             say(news)
         yield text
 

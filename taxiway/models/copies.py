@@ -18,7 +18,12 @@ from taxiway.storage.blobs import Blobs
 
 FIELD = "version.deployment_uri"
 MOST_FILES = 1000  # the service's own limit
-SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
+# The file that a model of each framework is known by; its folder has exactly one of them.
+FILES = {
+    "TENSORFLOW": ("saved_model.pb", "saved_model.pbtxt"),
+    "SCIKIT_LEARN": ("model.joblib", "model.pkl"),
+    "XGBOOST": ("model.bst", "model.joblib", "model.pkl"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +34,12 @@ class File:
     generation: int
 
 
-def find(db: Database, project: projects.Project, resource: schemas.Version) -> list[File]:
+def find(db: Database, project: projects.Project, resource: schemas.Version, framework: str) -> list[File]:
     """The model's files.
 
     Raises InvalidArgument for what is no gs:// folder, PermissionDenied if the project's service agent may not read it
-    all, by the bucket's policy or the objects' own lists (with the grant), FailedPrecondition for a folder without a
-    SavedModel.
+    all, by the bucket's policy or the objects' own lists (with the grant), FailedPrecondition for a folder without
+    exactly one model of the framework.
     """
     bucket, prefix = _folder(resource.deployment_uri)
     agent = Caller(members.of_email(projects.service_agent(project.number)))
@@ -52,15 +57,31 @@ def find(db: Database, project: projects.Project, resource: schemas.Version) -> 
     found = [file.name for file in files]
     if not found:
         raise _bad(f"there is nothing at {resource.deployment_uri}. See: taxiway storage ls {resource.deployment_uri}")
-    saved = [name for name in found if name in SAVED_MODEL]
+    known = FILES[framework]
+    saved = [name for name in found if name in known]
     if len(saved) != 1:
-        nested = sorted({name.rpartition("/")[0] for name in found if name.rpartition("/")[2] in SAVED_MODEL} - {""})
-        hint = f" Did you mean {names.join_gs(bucket, prefix + nested[-1])}?" if nested else ""
-        raise _bad(
-            f"{resource.deployment_uri} has {'both' if saved else 'neither'} saved_model.pb "
-            f"{'and' if saved else 'nor'} saved_model.pbtxt; a SavedModel's folder has exactly one of them.{hint}"
-        )
+        raise _bad(f"{resource.deployment_uri} has {_count(saved, known)}.{_hint(bucket, prefix, found, framework)}")
     return files
+
+
+def _count(saved: list[str], known: tuple[str, ...]) -> str:
+    """How many of the files that a model is known by are there, where it is not one."""
+    if known == FILES["TENSORFLOW"]:
+        both, link = ("both", "and") if saved else ("neither", "nor")
+        return f"{both} {known[0]} {link} {known[1]}; a SavedModel's folder has exactly one of them"
+    if saved:
+        return f"several models: {', '.join(saved)}; a model's folder has exactly one"
+    return f"no {' or '.join(known)}; a model's folder has exactly one of them"
+
+
+def _hint(bucket: str, prefix: str, found: list[str], framework: str) -> str:
+    """What may have been meant: a folder below, or another framework."""
+    known = FILES[framework]
+    nested = sorted({name.rpartition("/")[0] for name in found if name.rpartition("/")[2] in known} - {""})
+    if nested:
+        return f" Did you mean {names.join_gs(bucket, prefix + nested[-1])}?"
+    others = [other for other, files in FILES.items() if other != framework and set(files) & set(found)]
+    return f" Is it a model of {' or '.join(others)}? Then say so in version.framework." if others else ""
 
 
 def make(

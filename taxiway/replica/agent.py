@@ -81,7 +81,8 @@ class Agent:
         choice = runtimes.resolve(work.runtime, work.python)
         if instead := choice.instead(trains=not serving(work)):
             self.words.say(instead, "WARNING")
-        python = layers.ensure(choice, packages, self._say_progress)
+        module = "" if serving(work) else work.command[work.command.index("-m") + 1]
+        python = layers.ensure(choice, packages, self._say_progress, module=module)
         command, variables = family.filled(work, python)
         if not serving(work):
             self.words.say(receipts.line(receipts.of(work, choice, packages, python)))

@@ -102,7 +102,9 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description="Answer predictions for one model over a unix socket.")
     parser.add_argument("--socket", help="path of the unix socket to make (needed unless --check or --once)")
     parser.add_argument("--model", required=True, help="folder that holds the model")
-    parser.add_argument("--framework", required=True, help="tensorflow, or the path of a Python file")
+    parser.add_argument(
+        "--framework", required=True, help="tensorflow, scikit_learn, xgboost, or the path of a Python file"
+    )
     parser.add_argument("--check", action="store_true", help="load, predict one made-up instance, print, exit")
     parser.add_argument("--once", action="store_true", help="load, answer the one request on stdin, exit")
     parser.add_argument("--max-rows", type=int, default=MAX_ROWS, help="instances in a batch; 1 never merges requests")
