@@ -17,6 +17,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from taxiway import errors
@@ -343,6 +344,16 @@ def test_wheels_and_source_packages_of_one_name_in_two_folders_are_installed_tog
     two = sdist(tmp_path / "b", name="second", files={"second/__init__.py": ""}).rename(tmp_path / "b/package.tar.gz")
     python = layers.ensure(choice, [one, two, extra])
     assert run(python, "import trainer, second, extra; print(extra.WORD)") == "extra"
+
+
+def test_a_setup_that_never_ends_is_ended_with_all_that_it_started_and_told(choice, tmp_path, monkeypatch):
+    monkeypatch.setattr(layers, "BUILD_S", 3.0)
+    setup = "x=__import__('subprocess').Popen(['sleep', '603']).wait()"
+    package = sdist(tmp_path, setup=setup)
+    with pytest.raises(errors.FailedPrecondition, match=r"could not be installed.\nIt did not end with"):
+        layers.ensure(choice, [package])
+    gone = [each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"] == ["sleep", "603"]]
+    assert not [each for each in gone if each.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_a_setup_that_raises_is_the_users_failure_with_its_last_words(choice, tmp_path):

@@ -13,6 +13,8 @@ import psutil
 import pytest
 import saved_models
 
+from taxiway import handles
+
 pytestmark = pytest.mark.runtime
 
 RIDES = [{"miles": 3.0, "passengers": 1}, {"miles": 10, "passengers": 2}]
@@ -24,6 +26,7 @@ class Ml:
     def __init__(self, server, folder):
         self.server, self.folder = server, folder
         self.project = f"/v1/projects/{server.project}"
+        self.attempts = set()  # those that were ever seen
 
     def call(self, method, path, *, ok=200, **rest):
         answer = self.server.call(method, path, **rest)
@@ -77,11 +80,12 @@ class Ml:
 
     def runners(self):
         """The processes of this home's model servers."""
-        home, found = str(self.server.home / "attempts"), []
+        self.attempts |= {each.name for each in (self.server.home / "attempts").iterdir()}
+        found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 serves = any(word.endswith("serve.py") for word in process.cmdline()[:4])
-                if serves and process.cwd().startswith(home):
+                if serves and process.environ().get(handles.MARK) in self.attempts:
                     found.append(process)
         return found
 

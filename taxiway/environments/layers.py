@@ -14,6 +14,8 @@ from taxiway.environments.folders import normal
 from taxiway.environments.progress import Progress, Say, tell
 from taxiway.environments.runtimes import Choice
 
+BUILD_S = 900.0  # for a person's packages to be built: some are C++, and some never end
+
 
 def ensure(choice: Choice, archives: Sequence[Path], say: Say | None = None, *, module: str = "") -> Path:
     """The interpreter that sees the runtime and, before it, the packages (source archives or wheels) installed.
@@ -83,7 +85,7 @@ def _install(folder: Path, choice: Choice, archives: list[Path], turn: int, say:
         groups.setdefault(isolated, []).append(archive)
     for isolated, group in sorted(groups.items()):
         how = [] if isolated else ["--no-build-isolation"]
-        uv.install(interpreter, ["install", "--no-deps", *how, *map(str, group)], turn, say)
+        uv.install(interpreter, ["install", "--no-deps", *how, *map(str, group)], turn, say, seconds=BUILD_S)
         _must_be_there(archive.name for archive in packages.uninstalled(site, group))
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import fcntl
 import io
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import termios
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,12 +43,14 @@ def venv(folder: Path, base: Path, prompt: str, turn: int) -> None:
     run(["venv", "--allow-existing", "--prompt", prompt, "--python", str(base), str(folder)], turn, None)
 
 
-def install(interpreter: Path, arguments: list[str], turn: int, say: Say | None) -> None:
-    """`uv pip ARGUMENTS` into an environment whose modules are compiled then. Raises Failed."""
+def install(
+    interpreter: Path, arguments: list[str], turn: int, say: Say | None, *, seconds: float | None = None
+) -> None:
+    """`uv pip ARGUMENTS` into an environment whose modules are compiled then. Raises Failed, also after `seconds`."""
     # uv's own compiler asks of a Python what 3.7 was the first to have.
     alone = any((interpreter.parent.parent / "lib").glob("python3.6"))
     how = [] if alone else ["--compile-bytecode"]
-    run(["pip", *arguments, *how, "--python", str(interpreter)], turn, say)
+    run(["pip", *arguments, *how, "--python", str(interpreter)], turn, say, seconds=seconds)
     if alone:
         compile_all = [str(interpreter), "-I", "-m", "compileall", "-q", "-j", "0"]
         site = str(interpreter.parent.parent / "lib/python3.6/site-packages")
@@ -53,10 +58,18 @@ def install(interpreter: Path, arguments: list[str], turn: int, say: Say | None)
         subprocess.run([*compile_all, site], stdout=silent, stderr=silent, env=_environ(), pass_fds=[turn], check=False)
 
 
-def run(arguments: list[str], turn: int, say: Say | None, read: Callable[[str], Progress | None] | None = None) -> None:
+def run(
+    arguments: list[str],
+    turn: int,
+    say: Say | None,
+    read: Callable[[str], Progress | None] | None = None,
+    *,
+    seconds: float | None = None,
+) -> None:
     """Run uv on a terminal of its own: only there does it tell how far its downloads are. Raises Failed.
 
-    `read` finds the news in a piece of its output, where uv runs a program that draws otherwise than uv.
+    After `seconds` it is ended with all that it started, and has failed. `read` finds the news in a piece of its
+    output, where uv runs a program that draws otherwise than uv.
     """
     wheelhouse = os.environ.get("TAXIWAY_WHEELHOUSE")
     if wheelhouse and not Path(wheelhouse).expanduser().is_dir():
@@ -75,23 +88,40 @@ def run(arguments: list[str], turn: int, say: Say | None, read: Callable[[str], 
                 cwd=folders.cache(),  # not the caller's folder: its pyproject.toml could tell uv things
                 env=_environ(),
                 pass_fds=[turn],
+                start_new_session=True,
             )
         finally:
             os.close(terminal)
+        late = threading.Event()
+        limit = threading.Timer(seconds or threading.TIMEOUT_MAX, _end, [process, late])
+        limit.daemon = True
+        limit.start()
         try:
             sizes: dict[str, tuple[float, float]] = {}
             text = "".join(_watch(output, say, read or (lambda piece: progress.read(piece, sizes))))
             code = process.wait()
         except BaseException:
-            process.kill()
+            _end(process)
             process.wait()
             raise
+        finally:
+            limit.cancel()
+    if late.is_set():
+        raise Failed(f"It did not end within {seconds:g} seconds.\n{_last_words(text)}".rstrip())
     if code and (full := FULL.search(text)):
         raise folders.full(full.group())
     if code:
         words = _last_words(text)
         own = words.partition("[std")[0]  # what follows [stdout] or [stderr] was said by the package's own setup.py
         raise (Unreachable if UNHEARD.search(own) else Failed)(words)
+
+
+def _end(process: subprocess.Popen[bytes], late: threading.Event | None = None) -> None:
+    """End uv and what it started: a package's own code may run on, and would keep the terminal."""
+    if late is not None:
+        late.set()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def ask(arguments: list[str], text: str, *, seconds: float) -> subprocess.CompletedProcess[str] | None:

@@ -235,7 +235,7 @@ class Deployments:
         deadline = time.monotonic() + LOAD_S
         while time.monotonic() < deadline:
             with suppress(OSError):
-                return await frames.connect(self.engine.folder / attempt.id)
+                return await frames.connect(self.engine.folder / attempt.id / handles.WORK)
             await self._aside(lambda: self._must_run(attempt))
             if version.state == registry.CREATING and await self._aside(
                 lambda: registry.cancel_asked(self.db, version)

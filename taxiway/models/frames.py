@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import stat
 import struct
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -86,10 +87,13 @@ class Frames(asyncio.Protocol):
 async def connect(folder: Path, name: str = "model.sock") -> Frames:
     """Connect to a socket by its folder: a path of any length works, though a socket's own may have 108 bytes only.
 
-    Raises OSError while nobody listens there.
+    The folder is the model's own to write, so what leads elsewhere is not followed. Raises OSError while nobody listens
+    there.
     """
     held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        if not stat.S_ISSOCK(os.lstat(name, dir_fd=held).st_mode):
+            raise OSError(f"{name} is no socket")
         short = Path(f"/proc/self/fd/{held}")
         path = (short if short.exists() else folder) / name
         _, frames = await asyncio.get_running_loop().create_unix_connection(Frames, str(path))

@@ -76,7 +76,7 @@ class Agent:
         told = self.wire.work()
         work = msgspec.convert(told["work"], Work)
         for place, source in work.fetch.items():
-            self._fetch_folder(source, self.folder / place)
+            self._fetch_folder(source, self.folder / handles.WORK / place)
         packages = [self._fetch_package(index, uri) for index, uri in enumerate(work.packages)]
         choice = runtimes.resolve(work.runtime, work.python)
         if instead := choice.instead(trains=not serving(work)):
@@ -88,7 +88,7 @@ class Agent:
             self.words.say(receipts.line(receipts.of(work, choice, packages, python)))
         read = [*pythons.behind(python), runtimes.path(choice)]
         with ground.laid(
-            work, told["identity"], self.wire, read=read, python=python, jailed=not serving(work), say=self.words.say
+            work, told["identity"], self.wire, read=read, python=python, say=self.words.say
         ) as self.ground:
             return self._run(work, command, variables, self.ground)
 
@@ -98,7 +98,7 @@ class Agent:
             return Exit(1, "stopped before it ran")
         if not serving(work):
             self.words.say(f"Running command: {shlex.join(['python3', *command[2:]])}")
-        self.child = on.start(command, variables, self.folder if serving(work) else self.folder / "work")
+        self.child = on.start(command, variables)
         self.state = "RUNNING"
         self.moved.set()
         followers = [self._follow(self.child.stdout, False), self._follow(self.child.stderr, True)]

@@ -22,7 +22,7 @@ from taxiway.replica.wire import Wire
 MIB = 1024 * 1024
 PROCESSES = 8192  # and threads: what no trainer needs, and a machine survives
 ASIDE = 512 * MIB  # of the machine's memory, which is not for a job
-FOLDERS = {"work": jail.WORK, "home": jail.HOME, "tmp": "/tmp"}  # below the attempt's own -> place in the jail
+FOLDERS = {handles.WORK: jail.WORK, "home": jail.HOME, "tmp": "/tmp"}  # below the attempt's own -> place in the jail
 FOREIGN_SIGNALS = range(129, 129 + 64)  # how bubblewrap ends when the code was killed: 128 + the signal
 
 Say = Callable[[str, str], None]
@@ -40,8 +40,8 @@ class Ground:
     read: Sequence[Path]
     bundle: Path
 
-    def start(self, command: Sequence[str], variables: Mapping[str, str], where: Path) -> subprocess.Popen[bytes]:
-        """Start it, with its words in two pipes; outside of a jail in the folder `where`."""
+    def start(self, command: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """Start it in its own folder, with its words in two pipes."""
         passed: Sequence[int] = ()
         if self.jail is not None:
             seen = Seen(self.read, {place: self.folder / name for name, place in FOLDERS.items()}, self.bundle)
@@ -50,7 +50,7 @@ class Ground:
             passed = self.jail.passed
         return subprocess.Popen(
             command,
-            cwd=where,
+            cwd=self.folder / handles.WORK,
             env={**self.variables, **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -81,9 +81,7 @@ class Ground:
 
 
 @contextmanager
-def laid(
-    work: Work, identity: str, wire: Wire, *, read: Sequence[Path], python: Path, jailed: bool, say: Say
-) -> Iterator[Ground]:
+def laid(work: Work, identity: str, wire: Wire, *, read: Sequence[Path], python: Path, say: Say) -> Iterator[Ground]:
     """Everything that the code stands on, until it has ended. `read` are the folders of its environment.
 
     Raises FailedPrecondition where jobs must run in a jail and there can be none.
@@ -99,7 +97,7 @@ def laid(
         handles.MARK: wire.order.attempt,
     }
     with ExitStack() as stack:
-        held = _jail(stack, wire.order.jail, say) if jailed else None
+        held = _jail(stack, wire.order.jail, say)
         if held is None:
             variables = stack.enter_context(relay.beside(work, identity, wire))
             own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
@@ -129,9 +127,9 @@ def _jail(stack: ExitStack, wanted: str, say: Say) -> Jail | None:
     except jail.Lacking as lack:
         if wanted == "require":
             raise errors.FailedPrecondition(
-                f"Jobs must run in a jail here (TAXIWAY_JAIL=require), and there can be none: {lack}"
+                f"All code must run in a jail here (TAXIWAY_JAIL=require), and there can be none: {lack}"
             ) from lack
-        say(f"The job runs without a jail, beside the server's own files: {lack}", "WARNING")
+        say(f"This runs without a jail, beside the server's own files: {lack}", "WARNING")
         return None
     if held.filter is None:
         say("The jail has no filter of system calls: libseccomp.so.2 cannot be found.", "WARNING")
