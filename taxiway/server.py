@@ -191,8 +191,6 @@ class Row:
         what = within(path, query)
         if not self.house.access.need(made.who, permission, bucket=bucket, project=project, within=what):
             made.by_list = permission
-        if bucket and permission == "storage.buckets.delete":
-            self.house.audit.learn(bucket)
 
     def _remembered(self, made: Call) -> bool:
         """Whether this caller was allowed this on this bucket a moment ago: then no thread and no row is needed."""

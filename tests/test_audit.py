@@ -57,6 +57,23 @@ def test_what_is_noted_is_written_in_its_order_and_by_batches(rows):
     assert [row.method for row in kept(rows)] == [f"m{number}" for number in range(3 * audit.BATCH)]
 
 
+class Busy(Audit):
+    """One of a server that never rests: something comes whenever rows are written."""
+
+    def _write(self, rows):
+        super()._write(rows)
+        self.note(entry(1))
+
+
+def test_what_comes_while_rows_are_written_waits_for_the_next_turn(rows):
+    mine = Busy(rows, home="taxi-one", reads=False, days=400)
+    mine.note(entry(0))
+    mine._flush()
+    assert [row.method for row in kept(rows)] == ["m0"]
+    mine._flush()
+    assert [row.method for row in kept(rows)] == ["m0", "m1"]
+
+
 def test_a_row_is_there_within_two_seconds_without_a_stop(rows):
     mine = trail(rows)
     mine.start()

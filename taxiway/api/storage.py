@@ -98,6 +98,7 @@ def patch_bucket(call: Call) -> dict[str, Any]:
 
 def delete_bucket(call: Call) -> None:
     db, kept = call.house.db, call.house.blobs
+    call.house.audit.learn(call.path["bucket"])  # whose it is, as long as somebody knows
     ended = buckets.delete(db, kept, call.path["bucket"], conditions=forms.conditions(call.query))
     uploads.forget(call.house.blobs, ended)
 
@@ -310,7 +311,8 @@ def compose_object(call: Call) -> dict[str, Any]:
         (name, storage_acl.need_source(call, bucket, name, generation), wanted)
         for name, generation, wanted in map(_source, sources)
     ]
-    acl = storage_acl.of_new_object(call, bucket, forms.said(said).acl, "destination.acl", "destinationPredefinedAcl")
+    destination = forms.said(said)
+    acl = storage_acl.of_new_object(call, bucket, destination.acl, "destination.acl", "destinationPredefinedAcl")
     made = objects.compose(
         call.house.db,
         call.house.blobs,
@@ -319,7 +321,7 @@ def compose_object(call: Call) -> dict[str, Any]:
         call.path["object"],
         owner=call.who.member,
         now=call.now,
-        metadata=forms.metadata(forms.said(said).changes()) if said.get("contentType") else None,
+        metadata=forms.metadata(destination.changes()) if said.get("contentType") else None,
         **acl,
         conditions=forms.conditions(call.query),
         replacing=lambda: call.need("storage.objects.delete", bucket=bucket),

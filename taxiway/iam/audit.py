@@ -236,11 +236,9 @@ class Audit:
             pass
 
 
-# Said to the driver itself: through SQLAlchemy's statement a row would cost several times as much.
-
-
 @functools.cache
 def _insert(count: int) -> str:
+    """For the driver itself: through SQLAlchemy's statement a row would cost several times as much."""
     row = f"({', '.join('?' * len(Entry._fields))})"
     return f"INSERT INTO audit ({', '.join(Entry._fields)}) VALUES {', '.join([row] * count)}"
 

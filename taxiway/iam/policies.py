@@ -282,7 +282,11 @@ def _named(project: str | None, within: str | None) -> str:
 def must_be(held: int, version: int | None, name: str) -> None:
     """Raise Aborted if a policy was changed since somebody read it; `version` None: nobody asks."""
     if version is not None and version != held:
-        raise errors.Aborted(f"The policy of {name} was changed by somebody else; read it again.")
+        raise overtaken(name)
+
+
+def overtaken(name: str) -> errors.Aborted:
+    return errors.Aborted(f"The policy of {name} was changed by somebody else; read it again.")
 
 
 def etag(version: int) -> str:

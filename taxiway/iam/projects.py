@@ -122,7 +122,7 @@ def set_policy(db: Database, project: str, policy: dict[str, Any]) -> Project:
     def save(tx: sa.Connection) -> Project:
         held = read(tx, project)
         if policy.get("etag") not in (None, "", policies.etag(held.policy_version)):
-            raise errors.Aborted(f"The policy of projects/{held.id} was changed by somebody else; read it again.")
+            raise policies.overtaken(f"projects/{held.id}")
         tx.execute(
             projects.update()
             .where(projects.c.id == held.id)
