@@ -23,7 +23,7 @@ import saved_models
 import trainers
 from conftest import run_cli
 from test_runners import Runner
-from trainers import Lab, until
+from trainers import FILES, Lab, sdist, until
 
 from taxiway import errors, plan, receipts
 from taxiway.environments import folders, runtimes
@@ -559,7 +559,7 @@ def test_a_receipt_that_cannot_be_kept_is_said_and_the_run_goes_on(project, envi
 
 
 def test_what_has_no_receipt_is_told_apart(environ, server, lab, tmp_path):
-    body = lab.body("", packageUris=[lab.put("junk.tar.gz", b"no archive")])
+    body = lab.body("", packageUris=[lab.put("broken.tar.gz", sdist({**FILES, "setup.py": "1 / 0\n"}))])
     job = lab.post(body).json()["jobId"]
     assert lab.ended(job)["state"] == "FAILED"
     (tmp_path / "other.json").write_text("{}")

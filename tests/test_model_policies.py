@@ -16,7 +16,7 @@ import msgspec
 import people
 import pytest
 from conftest import run_cli
-from trainers import Lab
+from trainers import Lab, sdist
 
 from taxiway import plan, schemas
 from taxiway.api import discovery, ml
@@ -366,7 +366,7 @@ def test_a_version_is_made_of_what_the_agent_may_read_whoever_asks(server, made,
 
 
 def test_a_jobs_account_reads_and_writes_what_it_was_granted_and_owns_what_it_writes(server, lab):
-    package = lab.put("trainer-0.1.tar.gz", b"package")
+    package = lab.put("trainer-0.1.tar.gz", sdist())
     rows = people.opened(server)
     held, number = keys.load(server.home / "keys"), schemas.TrainingInput(python_module="m")
     work = plan.training(server.project, 1, fresh("j"), number, runtime="2.21", python="3.11")
@@ -395,7 +395,7 @@ def test_a_jobs_account_reads_and_writes_what_it_was_granted_and_owns_what_it_wr
 
 def test_a_job_is_checked_against_what_its_account_may_read_object_by_object(server, lab):
     """The lab's grants: R on the objects, W on the bucket; what the trainer writes it owns, and so may read."""
-    uri = lab.put("trainer-0.1.tar.gz", b"package")
+    uri = lab.put("trainer-0.1.tar.gz", sdist())
     body = lab.body("", packageUris=[uri], jobDir=f"gs://{lab.bucket}/out")
     lines = message(server.call("POST", f"/v1/projects/{server.project}/jobs", json=body))
     assert "storage.objects.create" in lines

@@ -17,7 +17,7 @@ import people
 import psutil
 import pytest
 from starlette.requests import Request
-from trainers import Lab, until
+from trainers import Lab, until, work_of
 
 from taxiway.api import streams as wire
 from taxiway.api.call import Call
@@ -278,13 +278,12 @@ def test_a_stream_ends_with_its_server_and_the_command_line_goes_on_with_the_nex
 ):
     running = start_server()
     lab = Lab(running.call, running.project, running.address.service_agent).open()
-    go_on = tmp_path / "go-on"
-    job = lab.submit(f"""
+    job = lab.submit("""
         import pathlib, time
         for number in range(100):
             print("number", number)
             time.sleep(0.02)
-        while not pathlib.Path({str(go_on)!r}).exists():
+        while not pathlib.Path("go-on").exists():
             time.sleep(0.01)
         for number in range(100, 200):
             print("number", number)
@@ -292,6 +291,7 @@ def test_a_stream_ends_with_its_server_and_the_command_line_goes_on_with_the_nex
     following = subprocess_of(running, tmp_path, "jobs", "stream-logs", job)
     out = tmp_path / "out"
     until(lambda: "number 50" in out.read_text(), lambda: out.read_text())
+    go_on = work_of(running.home, job) / "go-on"
     began = time.monotonic()
     with stream(running, job) as answer:
         events = tail.events(answer.iter_bytes())
@@ -313,18 +313,18 @@ def test_a_stream_ends_with_its_server_and_the_command_line_goes_on_with_the_nex
     assert "Traceback" not in again.log
 
 
-def test_two_hundred_who_wait_cost_the_server_nothing_to_speak_of(lab, server, tmp_path, runtime_python):
-    go_on = tmp_path / "go-on"
-    job = lab.submit(f"""
+def test_two_hundred_who_wait_cost_the_server_nothing_to_speak_of(lab, server, runtime_python):
+    job = lab.submit("""
         import pathlib, time
         print("here")
-        while not pathlib.Path({str(go_on)!r}).exists():
+        while not pathlib.Path("go-on").exists():
             time.sleep(0.01)
         time.sleep(3)
         print("later")
         time.sleep(300)
     """)
     lab.until_said(job, "here")
+    go_on = work_of(server.home, job) / "go-on"
     process = psutil.Process(server.process.pid)
     address = server.url.removeprefix("http://").split(":")
     asked = f"GET {path(server, job)} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {server.token}\r\n\r\n"

@@ -13,10 +13,13 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+
+from taxiway import handles
 
 FILES = {
     "setup.py": "from setuptools import find_packages, setup\n"
@@ -160,6 +163,11 @@ def processes(job: str) -> list[psutil.Process]:
 def trainer(job: str) -> psutil.Process:
     """The user's code itself, below whatever a jail is made of."""
     return until(lambda: next((each for each in processes(job) if "trainer.task" in each.cmdline()[:5]), None))
+
+
+def work_of(home: Path, job: str) -> Path:
+    """The folder on this host that a job's trainer works in, and that it alone and its owner can write."""
+    return home / "attempts" / trainer(job).environ()[handles.MARK] / handles.WORK
 
 
 def until(true: Callable[[], Any], tell: Callable[[], object] = lambda: "", *, seconds: float = PATIENCE_S) -> Any:
