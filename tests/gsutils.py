@@ -19,7 +19,7 @@ def build() -> Path:
     key = hashlib.sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()[:16]
     folder = folders.cache() / "tests" / f"gsutil-{key}"
 
-    def install(turn: int) -> dict[str, object]:
+    def install(turn: int, _say: object) -> dict[str, object]:
         uv.venv(folder, Path(sys.executable).resolve(), "gsutil", turn)
         wanted = ["--require-hashes", "--requirements", str(LOCK)]
         uv.run(["pip", "install", "--python", str(folders.interpreter(folder)), *wanted], turn, None)

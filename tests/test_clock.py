@@ -35,15 +35,15 @@ class Hands:
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(-5000, 5000))))
 def test_a_limit_is_never_over_too_early_however_the_clock_is_set(walk):
     hands = Hands()
-    moments = [(hands.wall, hands.steady)]
+    moments = {hands.wall: hands.steady}  # two that bear one time are one: nobody can tell them apart
     for seconds, jump in walk:
         hands.passes(seconds)
-        moments.append((hands.wall, hands.steady))
+        moments.setdefault(hands.wall, hands.steady)
         hands.is_set(jump)
-        moments.append((hands.wall, hands.steady))
-        for moment, steady in moments:
+        moments.setdefault(hands.wall, hands.steady)
+        for moment, steady in moments.items():
             passed = hands.steady - steady
-            assert 0 <= hands.clock.since(moment) - moment <= passed + JUMP_S * len(moments)
+            assert 0 <= hands.clock.since(moment) - moment <= passed + JUMP_S * (2 * len(walk) + 1)
 
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0, 10**9])
