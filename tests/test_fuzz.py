@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 import socket
+import uuid
 from collections import Counter
 from urllib.parse import quote, urlsplit
 
@@ -315,8 +316,11 @@ def test_any_page_token_is_one_or_is_refused(alone, rounds):
     def token(value):
         return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
 
+    own = f"pages-{uuid.uuid4().hex[:10]}"  # which no other case knows: theirs may have been deleted by one of them
+    assert alone.call("POST", f"/storage/v1/b?project={alone.project}", json={"name": own}).status_code == 200
+
     def check(sent):
-        for path in (f"/storage/v1/b/{BUCKET}/o", "/storage/v1/b", f"/v1/projects/{alone.project}/models"):
+        for path in (f"/storage/v1/b/{own}/o", "/storage/v1/b", f"/v1/projects/{alone.project}/models"):
             answer = alone.call("GET", path, params={"pageToken": sent, "project": alone.project})
             assert answer.status_code in (200, 400), (path, answer.text)
         logged = {"resourceNames": [f"projects/{alone.project}"], "pageToken": sent}

@@ -160,6 +160,8 @@ def some(db):
         ('-resource.labels.job_id="j"', ['said "no" 100%']),
         ('labels."ml.googleapis.com/job_id"="k"', ['said "no" 100%']),
         ('resource.labels.job_id="k" OR (severity=WARNING AND insertId>"0")', ["hm (a)", 'said "no" 100%']),
+        ('resource.labels.job_id="k" OR resource.labels.job_id="j" AND severity=WARNING', ["hm (a)"]),
+        ('severity=WARNING resource.labels.job_id="j" OR resource.labels.job_id="k"', ["hm (a)"]),
         ('timestamp="2027-01-15T08:00:01Z"', ["hm (a)"]),
         ('timestamp>"2027-01-15T10:00:01+02:00" AND timestamp<="2027-01-15T08:00:02.0Z"', ["is queued"]),
         ('timestamp<"2027-01-15"', []),

@@ -3,7 +3,8 @@
     (resource.type="ml_job" OR resource.type="cloudml_job") AND resource.labels.job_id="J" AND timestamp>="T"
 
 Comparisons = != < <= > >= and : (has), AND, OR (also written |), NOT (also written -), parentheses; two comparisons
-side by side are both required. Source: https://cloud.google.com/logging/docs/view/logging-query-language
+side by side are both required. NOT binds the tightest, then OR, then AND: `a OR b AND c` is `(a OR b) AND c`.
+Source: https://cloud.google.com/logging/docs/view/logging-query-language
 """
 
 from __future__ import annotations
@@ -134,25 +135,23 @@ class _Parser:
             raise errors.InvalidArgument(faults=[("filter", f"must have {LONGEST} characters at most.")])
         if not self.text.strip():
             return sa.true()
-        found = self._either()
+        found = self._all()
         if self._peek() is not None:
             raise self._wrong("expected AND, OR or the end")
         return found
 
-    def _either(self) -> sa.ColumnElement[bool]:
-        found = self._both()
-        while self._take("bar", "|") or self._take("word", "OR"):
-            found = sa.or_(found, self._both())
+    def _all(self) -> sa.ColumnElement[bool]:
+        found = self._either()
+        while self._peek() not in (None, ("paren", ")")):
+            self._take("word", "AND")
+            found = sa.and_(found, self._either())
         return found
 
-    def _both(self) -> sa.ColumnElement[bool]:
+    def _either(self) -> sa.ColumnElement[bool]:
         found = self._one()
-        while True:
-            following = self._peek()
-            if following is None or following in (("paren", ")"), ("bar", "|"), ("word", "OR")):
-                return found
-            self._take("word", "AND")
-            found = sa.and_(found, self._one())
+        while self._take("bar", "|") or self._take("word", "OR"):
+            found = sa.or_(found, self._one())
+        return found
 
     def _one(self) -> sa.ColumnElement[bool]:
         self.depth += 1
@@ -163,7 +162,7 @@ class _Parser:
             found = sa.not_(self._one())
             self.negated = not self.negated
         elif self._take("paren", "("):
-            found = self._either()
+            found = self._all()
             if not self._take("paren", ")"):
                 raise self._wrong("expected )")
         else:
