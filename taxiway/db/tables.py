@@ -239,6 +239,7 @@ jobs = sa.Table(
     *_policy(),
     sa.Index("ix_jobs_queue", "state", "priority", "project", "position"),  # whose turn it is
     sa.Index("ix_jobs_project", "project", "state", "position"),  # how long a project's last jobs took
+    sa.Index("ix_jobs_list", "project", "position"),  # the newest of a project
 )
 
 attempts = sa.Table(

@@ -141,6 +141,7 @@ def upgrade() -> None:
         batch_op.drop_index("ix_jobs_state")
         batch_op.create_index("ix_jobs_queue", ["state", "priority", "project", "position"], unique=False)
         batch_op.create_index("ix_jobs_project", ["project", "state", "position"], unique=False)
+        batch_op.create_index("ix_jobs_list", ["project", "position"], unique=False)
 
     with op.batch_alter_table("attempts", schema=None) as batch_op:
         batch_op.add_column(sa.Column("restart", sa.BigInteger(), server_default="0", nullable=False))
