@@ -1,20 +1,23 @@
-"""The servers that the storage benchmark runs side by side: ours, the emulators of others, nginx.
+"""The servers that benchmarks run side by side: ours, the emulators of others, nginx, Ray.
 
-Each is started on a folder of its own and says how it is asked: the same two requests, in its own words. The
-emulators come from a package registry into an environment of their own; nginx is the machine's, if it has one.
+Each is started on a folder of its own and says how it is asked: those of storage the same two requests, in their own
+words. The emulators and Ray come from a package registry into an environment of their own; nginx is the machine's, if
+it has one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +26,7 @@ import psutil
 
 from taxiway import address
 from taxiway.environments import folders, uv
+from taxiway.environments.progress import Say
 
 LOCK = Path(__file__).parent.parent / "requirements" / "peers.lock"
 BUCKET = "benchmark-bucket"
@@ -82,7 +86,8 @@ def taxiway(folder: Path) -> Iterator[Peer]:
         made = httpx.post(
             f"{located.url}/storage/v1/b?project={located.project}", json={"name": BUCKET}, headers=bearer
         )
-        made.raise_for_status()
+        if made.status_code != httpx.codes.CONFLICT:  # there since an earlier start on this folder
+            made.raise_for_status()
         yield Peer("Taxiway", located.url, server.pid, *_json_api(bearer))
 
 
@@ -155,28 +160,75 @@ def nginx(folder: Path) -> Iterator[Peer]:
         )
 
 
+@dataclass(frozen=True)
+class Ray:
+    """A running head node: where it takes jobs, and what its own commands need to reach it."""
+
+    url: str
+    headers: dict[str, str]
+    program: Path
+    environ: dict[str, str]
+
+
+@contextmanager
+def ray(folder: Path) -> Iterator[Ray]:
+    """Ray alone on this machine, with an environment and a token of its own.
+
+    `ray stop` would end every Ray of the machine; this one ends by its group of processes.
+    """
+    program, token = _environment() / "bin" / "ray", secrets.token_hex(32)
+    environ = {"PATH": f"{program.parent}:/usr/bin:/bin", "HOME": str(folder), "LANG": "C.UTF-8"}
+    environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    port = _free_port()
+    words = ["--node-ip-address", "127.0.0.1", "--port", "0", "--dashboard-host", "127.0.0.1", "--dashboard-port", port]
+    words += ["--dashboard-agent-listen-port", _free_port(), "--ray-client-server-port", _free_port()]
+    words += ["--min-worker-port", 0, "--max-worker-port", 0]  # any: by default they take ten thousand, ours perhaps
+    words += ["--temp-dir", folder / "ray", "--disable-usage-stats"]
+    command = [str(program), "start", "--head", "--block", *map(str, words)]
+    with (folder / "server.log").open("wb") as log:
+        head = subprocess.Popen(command, cwd=folder, env=environ, stdout=log, stderr=log, start_new_session=True)
+    try:
+        found = Ray(f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {token}"}, program, environ)
+        _until(lambda: httpx.get(f"{found.url}/api/jobs/", headers=found.headers).status_code == 200)
+        yield found
+    finally:
+        others = psutil.Process(head.pid).children(recursive=True)  # its workers have groups of their own
+        os.killpg(head.pid, signal.SIGKILL)
+        for process in others:
+            with suppress(psutil.Error):
+                process.kill()
+        head.wait()
+
+
 def missing_nginx() -> str:
     return "" if shutil.which("nginx") else "nginx is not installed (Debian: apt install nginx-light)"
 
 
 def missing_emulators() -> str:
     """Why the emulators cannot be had, if they cannot."""
+    return _unfetched("the emulators")
+
+
+def missing_ray() -> str:
+    return _unfetched("Ray")
+
+
+def _unfetched(what: str) -> str:
     try:
         _environment()
-    except uv.Unreachable as error:
-        return f"the emulators could not be fetched: {error}"
+    except uv.Failed as error:  # also that a Python or a machine has no such package
+        return f"{what} could not be fetched: {error}"
     return ""
 
 
 def _environment() -> Path:
-    """The emulators' packages, installed once below the cache. Raises uv.Unreachable without a network."""
+    """The packages of the emulators and Ray, installed once below the cache. Raises uv.Failed without a network."""
     key = hashlib.sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()[:16]
     folder = folders.cache() / "benchmarks" / f"peers-{key}"
 
-    def install(turn: int, _say: object) -> dict[str, object]:
+    def install(turn: int, say: Say | None) -> dict[str, object]:
         uv.venv(folder, Path(sys.executable).resolve(), "peers", turn)
-        wanted = ["--require-hashes", "--requirements", str(LOCK)]
-        uv.run(["pip", "install", "--python", str(folders.interpreter(folder)), *wanted], turn, None)
+        uv.install(folders.interpreter(folder), ["install", "--require-hashes", "--requirements", str(LOCK)], turn, say)
         return {"packages": folders.installed(next(folder.glob("lib/python*/site-packages")))}
 
     folders.once(folder, install, None)

@@ -24,6 +24,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     key: str  # file: a service account's key (owner's rights) with a local token_uri
     boto: str  # file: gsutil's settings
     bundle: str  # file: the system's CAs and the private one
+    authority: str = ""  # file: the private CA alone; "" from a server that did not say
 
 
 def read(home: Path) -> Address:

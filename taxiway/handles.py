@@ -34,6 +34,7 @@ class Order(msgspec.Struct, frozen=True):
     bundle: str  # the file of CAs that the user's code is to trust
     jail: str = "auto"  # auto: where there can be one; require; off
     jail_hosts: str = ""  # where a jail's code may go beside this server, separated by commas
+    authority: str = ""  # the file of this server's own CA, for code that can reach nobody else
 
     @classmethod
     def read(cls, folder: Path) -> Order:

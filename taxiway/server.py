@@ -415,6 +415,7 @@ def open_house(
         key=str(configured.credentials / "key.json"),
         boto=str(configured.credentials / "boto"),
         bundle=str(configured.tls / "bundle.crt"),
+        authority=str(configured.tls / "ca.crt"),
     )
     engine = local.Local(configured.attempts, located, configured.jail, configured.jail_hosts)
     local.sweep(db, engine)

@@ -123,6 +123,15 @@ def test_nothing_can_be_reached_but_this_server(lab, server):
     assert answers[3:] == ["HTTP/1.1 403 Forbidden", "gaierror"]
 
 
+AUTHORITIES = 'open(os.environ["SSL_CERT_FILE"]).read().count("BEGIN CERTIFICATE")'
+
+
+def test_it_trusts_this_server_alone_as_it_can_reach_nobody_else(lab):
+    """The system's authorities would be read anew for each request that TensorFlow makes."""
+    (trusted,) = told(lab, f"import json, os; print(json.dumps([{AUTHORITIES}]))")
+    assert trusted == [1]
+
+
 def test_two_jobs_at_once_see_nothing_of_each_other(lab):
     listens = """
         import socket, time
@@ -231,10 +240,10 @@ def test_a_host_that_the_admin_allows_can_be_reached_and_no_other(start_server, 
                 link = socket.create_connection(("127.0.0.3", 3128))
                 link.sendall(f"CONNECT {{host}} HTTP/1.1\\r\\n\\r\\n".encode())
                 answers.append(link.makefile("rb").readline().decode().strip())
-            print(json.dumps(answers))
+            print(json.dumps([*answers, {AUTHORITIES} > 1]))
             """,
         )
-    assert answers == ["http://127.0.0.3:3128", "HTTP/1.1 200 Connection established", "HTTP/1.1 403 Forbidden"]
+    assert answers == ["http://127.0.0.3:3128", "HTTP/1.1 200 Connection established", "HTTP/1.1 403 Forbidden", True]
 
 
 # --- how it ends ---

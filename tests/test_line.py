@@ -110,6 +110,20 @@ def test_what_has_ended_costs_a_claim_nothing(db):
     assert [plan for plan in touched if "INDEX" not in plan or plan.startswith("SCAN")] == []
 
 
+def test_what_has_ended_costs_the_first_page_of_a_list_and_a_renewed_lease_nothing(db):
+    asked = []
+    for engine in (db._reading, db._writing):
+        sa.event.listen(engine, "before_cursor_execute", lambda _c, _u, text, values, *_: asked.append((text, values)))
+    queue.newest(db, PROJECTS[0], limit=20)
+    queue.newest(db, PROJECTS[0], limit=20, before=5)
+    queue.renew(db, worker="w1", until=5.0)
+    looks = [each for each in asked if each[0].startswith(("SELECT", "UPDATE"))]
+    assert len(looks) == 3
+    with db.read() as rows:
+        plans = [row.detail for text, values in looks for row in explained(rows, text, values)]
+    assert all(plan.startswith("SEARCH jobs USING INDEX") for plan in plans), plans  # and nothing is sorted
+
+
 def explained(rows, text, values):
     return rows.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all()
 

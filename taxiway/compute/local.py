@@ -58,7 +58,9 @@ class Local:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not written.exists():
             at = self.address
-            order = Order(attempt.id, token, at.url, at.tls_port, at.bundle, self.jail, self.jail_hosts)
+            order = Order(
+                attempt.id, token, at.url, at.tls_port, at.bundle, self.jail, self.jail_hosts, authority=at.authority
+            )
             handles.save(folder / "order.json", order)
             child = _spawn(folder, attempt.id)
             self.children[child.pid] = child

@@ -78,7 +78,10 @@ def _versions(folder: Path, name: str) -> list[Path]:
 
 def release(interpreter: Path) -> str:
     """The release "3.11.7" that an interpreter says it is, or "" if it does not run. Raises OSError without a file."""
-    return _release(interpreter, interpreter.stat().st_mtime_ns)
+    changed = interpreter.stat().st_mtime_ns
+    if interpreter.resolve() == Path(sys.executable).resolve():  # each job would wait for an answer that is known
+        return ".".join(map(str, sys.version_info[:3]))
+    return _release(interpreter, changed)
 
 
 @functools.lru_cache(maxsize=256)

@@ -193,7 +193,8 @@ def release_all(db: Database) -> None:
 
 
 def renew(db: Database, *, worker: str, until: float) -> None:
-    db.write(lambda tx: tx.execute(jobs.update().where(jobs.c.worker == worker).values(lease=until)))
+    mine = line.HELD & (jobs.c.worker == worker)  # by the index of what is held: not past all that have ended
+    db.write(lambda tx: tx.execute(jobs.update().where(mine).values(lease=until)))
 
 
 def held_by(db: Database, worker: str) -> list[Job]:
