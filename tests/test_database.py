@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from taxiway import errors
-from taxiway.db import migrate
+from taxiway.db import database, migrate
 from taxiway.db.database import GROUP, Database
 from taxiway.db.tables import blobs
 
@@ -219,3 +219,41 @@ def test_a_read_only_disk_is_told(on_small_disk):
     db.close()
     with pytest.raises(errors.StorageFull, match="takes no more writes"):
         migrate.upgrade(on_small_disk.with_name("another.db"))
+
+
+# --- who listens ---
+
+
+def telling(name, topic):
+    def work(tx):
+        insert(name)(tx)
+        database.tell(tx, topic)
+
+    return work
+
+
+def test_who_listens_hears_of_what_is_on_the_disk_before_its_writer_is_answered(db):
+    heard = []
+    db.listen(lambda topics: heard.append((topics, names(db))))
+    db.write(telling("a", ("log", "x")))
+    db.write(insert("b"))
+    assert heard == [({("log", "x")}, {"a"})]
+
+
+def test_a_listener_that_stumbles_takes_nobodys_write_for_undone(db, caplog):
+    db.listen(lambda topics: 1 / 0)
+    asked = grouped(db, telling("a", ("log", "x")), telling("b", ("log", "y")))
+    assert [each.exception() for each in asked] == [None, None]
+    assert names(db) == {"a", "b"}
+    assert "who listens to the database stumbled" in caplog.text
+
+
+@pytest.mark.parametrize("count", [0, 1, database.TOGETHER, 2 * database.TOGETHER + 1])
+def test_many_rows_go_in_by_few_statements_and_known_ones_once(db, count):
+    rows = [(f"{number}", 0) for number in range(count)]
+
+    def work(tx):
+        return database.insert(tx, "blobs", ("id", "size"), rows, known="IGNORE")
+
+    assert (db.write(work), db.write(work)) == (count, 0)
+    assert len(names(db)) == count

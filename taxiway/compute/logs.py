@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import calendar
 import functools
-import itertools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ LATE_S = 3.0  # gcloud asks for lines older than five seconds and never looks ba
 SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICAL", "ALERT", "EMERGENCY")
 SECOND = 10**9  # nanoseconds
 OVERHEAD = 400  # bytes that a line takes on the disk beside its message: other columns, places in the indexes
-TOGETHER = 90  # lines in one statement: an old SQLite allows 999 values
 COLUMNS = ("project", "subject", "insert_id", "timestamp", "severity", "task", "message", "created", "trial")
 
 
@@ -88,10 +86,7 @@ def write(tx: sa.Connection, project: str, subject: str, lines: Iterable[Line], 
         rows.append((project, subject, line.insert_id, stamp(floor), *told))
     if not rows:
         return
-    kept = 0
-    for start in range(0, len(rows), TOGETHER):
-        some = rows[start : start + TOGETHER]
-        kept += tx.exec_driver_sql(_insert(len(some)), tuple(itertools.chain.from_iterable(some))).rowcount
+    kept = database.insert(tx, "logs", COLUMNS, rows, known="IGNORE")
     if not kept:
         return  # all of it had arrived before
     grown = sum(len(row[6]) + OVERHEAD for row in rows) * kept // len(rows)
@@ -146,15 +141,6 @@ def page(
     asked = asked.order_by(*((each.desc() for each in order) if newest_first else order)).limit(limit)
     with db.read() as rows:
         return [Entry(*row) for row in rows.execute(asked)]
-
-
-# Said to the driver itself, many rows a statement: a trainer may print a million lines.
-
-
-@functools.cache
-def _insert(count: int) -> str:
-    row = f"({', '.join('?' * len(COLUMNS))})"
-    return f"INSERT OR IGNORE INTO logs ({', '.join(COLUMNS)}) VALUES {', '.join([row] * count)}"
 
 
 @functools.lru_cache(maxsize=1024)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
+import logging
 import queue
 import sqlite3
 import threading
@@ -26,7 +29,10 @@ Work = Callable[[sa.Connection], T]
 # Answers what to tell the caller of each item, in their order: a value, or an error to raise there.
 Works = Callable[[sa.Connection, Sequence[Item]], Sequence[T | BaseException]]
 
+log = logging.getLogger("taxiway.db")
+
 TOLD = "taxiway.told"
+TOGETHER = 90  # rows in one statement: an old SQLite allows 999 values
 GROUP = 256  # how many waiting writes one commit may carry
 READERS = 16
 CHECKPOINT = 4000  # pages of 4 KiB in the write-ahead log before they move into the file: a checkpoint is two fsyncs
@@ -219,6 +225,7 @@ class Database:
     def _commit(self, group: list[Job]) -> None:
         """One transaction for the whole group; each work in a savepoint of its own when there are several."""
         turns = _turns(group)
+        topics: set[Topic] | None = None
         try:
             with self._writing.connect() as connection:
                 with _transaction(connection):
@@ -227,10 +234,7 @@ class Database:
                     else:
                         for turn in turns:
                             _run_beside_others(connection, turn)
-                topics: set[Topic] | None = connection.info.pop(TOLD, None)
-            if topics:
-                for listener in self._listeners:
-                    listener(topics)
+                topics = connection.info.pop(TOLD, None)
         except BaseException as error:  # noqa: BLE001 - the edge: whatever broke the commit is everybody's answer
             full = storage_full(error)
             if len(turns) == 1 and len(group) > 1 and full is None:
@@ -239,6 +243,38 @@ class Database:
                 return
             for job in group:
                 job.error = full or error
+        if topics:
+            self._announce(topics)
+
+    def _announce(self, topics: set[Topic]) -> None:
+        """What is on the disk is there, whatever becomes of those who listen."""
+        try:
+            for listener in self._listeners:
+                listener(topics)
+        except Exception:  # the edge between the writer and whoever listens
+            log.exception("who listens to the database stumbled")
+
+
+def insert(
+    tx: sa.Connection, table: str, columns: tuple[str, ...], rows: Sequence[Sequence[object]], *, known: str = "ABORT"
+) -> int:
+    """Many rows by few statements, said to the driver itself; how many went in. `known`: what if one is there already.
+
+    Through SQLAlchemy a row would cost several times as much, and between two statements the writer waits for the
+    interpreter, and everybody's writes with it.
+    """
+    went = 0
+    for start in range(0, len(rows), TOGETHER):
+        some = rows[start : start + TOGETHER]
+        statement = _insertion(table, columns, len(some), known)
+        went += tx.exec_driver_sql(statement, tuple(itertools.chain.from_iterable(some))).rowcount
+    return went
+
+
+@functools.cache
+def _insertion(table: str, columns: tuple[str, ...], count: int, known: str) -> str:
+    row = f"({', '.join('?' * len(columns))})"
+    return f"INSERT OR {known} INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * count)}"
 
 
 def tell(tx: sa.Connection, topic: Topic) -> None:

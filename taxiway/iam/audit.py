@@ -8,8 +8,6 @@ data only if somebody asks for them; writes of data are kept here by default.
 
 from __future__ import annotations
 
-import functools
-import itertools
 import logging
 import re
 import threading
@@ -21,6 +19,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from taxiway import errors
+from taxiway.db import database
 from taxiway.db.database import Database
 from taxiway.db.tables import audit, buckets, projects
 from taxiway.iam.projects import DOMAIN
@@ -30,7 +29,6 @@ log = logging.getLogger("taxiway.audit")
 ACTIVITY, DATA_ACCESS = "activity", "data_access"
 EVERY_S = 1.0  # how long a row waits
 BATCH = 500  # rows in one transaction; as many that wait are written at once
-TOGETHER = 90  # rows in one statement: an old SQLite allows 999 values
 MOST = 50_000  # rows that may wait for a disk that takes no more
 SWEEP_S = 3600.0
 SWEPT = 1000  # rows in one transaction of the sweep
@@ -197,14 +195,7 @@ class Audit:
             self._lost = 0
 
     def _write(self, rows: list[tuple[object, ...]]) -> None:
-        """Many rows a statement: between two, the writer waits for the interpreter, and everybody's writes with it."""
-
-        def save(tx: sa.Connection) -> None:
-            for start in range(0, len(rows), TOGETHER):
-                some = rows[start : start + TOGETHER]
-                tx.exec_driver_sql(_insert(len(some)), tuple(itertools.chain.from_iterable(some)))
-
-        self.db.write(save)
+        self.db.write(lambda tx: database.insert(tx, "audit", Entry._fields, rows))
 
     def _placed(self, batch: Sequence[Entry]) -> list[tuple[object, ...]]:
         """The rows as the table has them: of a project that exists, or of the home's own."""
@@ -234,13 +225,6 @@ class Audit:
         self._swept = now
         while sweep(self.db, now - self.days * DAY_S) and not self._ending.is_set():
             pass
-
-
-@functools.cache
-def _insert(count: int) -> str:
-    """For the driver itself: through SQLAlchemy's statement a row would cost several times as much."""
-    row = f"({', '.join('?' * len(Entry._fields))})"
-    return f"INSERT INTO audit ({', '.join(Entry._fields)}) VALUES {', '.join([row] * count)}"
 
 
 _PROJECTS = sa.select(projects.c.id, projects.c.number)
