@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import os
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 import time
@@ -26,15 +24,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import msgspec
-import peers
 import psutil
+import service
 from peers import MIB
 from rich.console import Console
 from rich.table import Table
+from service import Service
 
-from taxiway import address, handles
+from taxiway import handles
 from taxiway.cli import tail
 
 TRAINER = """\
@@ -47,7 +45,6 @@ for number in range(count):
             time.sleep(left)
     print("line", number, time.time(), "loss = 0.123456, global_step/sec = 1234.5")
 """
-BUCKET = "lines"
 
 
 class Found(msgspec.Struct):
@@ -67,13 +64,12 @@ def main() -> None:
     given.add_argument("--seconds", type=int, default=15, help="how long each rate is kept up (%(default)s)")
     told = given.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
-    with tempfile.TemporaryDirectory(prefix="logs-benchmark-") as name, peers.taxiway(Path(name)) as server:
-        bench = Bench(Path(name) / "home", server.pid)
-        bench.open()
-        bench.follow(10, 0)  # the environment is built, everybody is warm
+    with tempfile.TemporaryDirectory(prefix="logs-benchmark-") as name, service.running(Path(name)) as on:
+        bench = Bench(on, service.program(on, Path(name), "lines", TRAINER).uri)
+        bench.follow(10, 0)  # everybody is warm
         runs = [bench.follow(rate * told.seconds, rate) for rate in told.rates]
         runs.append(bench.follow(told.lines, 0))
-        show(runs, bare(told.lines), bench)
+        show(runs, bare(told.lines), on.home)
 
 
 @dataclass
@@ -91,41 +87,16 @@ class Run:
 
 
 class Bench:
-    """A running server, and jobs on it."""
+    """Jobs of one trainer, each with its follower."""
 
-    def __init__(self, home: Path, pid: int) -> None:
-        self.home, self.pid = home, pid
-        self.at = address.read(home)
-        token = Path(self.at.access_token).read_text()
-        self.http = httpx.Client(
-            base_url=self.at.url, headers={"Authorization": f"Bearer {token}"}, timeout=600, trust_env=False
-        )
-
-    def open(self) -> None:
-        """A bucket with the trainer's package in it."""
-        self._call("POST", "/storage/v1/b", params={"project": self.at.project}, json={"name": BUCKET})
-        policy = self._call("GET", f"/storage/v1/b/{BUCKET}/iam").json()
-        policy["bindings"].append(
-            {"role": "roles/storage.objectViewer", "members": [f"serviceAccount:{self.at.service_agent}"]}
-        )
-        self._call("PUT", f"/storage/v1/b/{BUCKET}/iam", json=policy)
-        path = f"/upload/storage/v1/b/{BUCKET}/o"
-        self._call("POST", path, params={"uploadType": "media", "name": "trainer-0.1.tar.gz"}, content=package())
+    def __init__(self, on: Service, uri: str) -> None:
+        self.on, self.uri = on, uri
 
     def follow(self, count: int, rate: int) -> Run:
         """Run a job that prints so many lines, so many a second (0: all it can), and follow it to its end."""
         run, job = Run(rate, count), f"lines_{count}_{rate}"
-        told = {
-            "scaleTier": "BASIC",
-            "region": "us-central1",
-            "runtimeVersion": "2.21",
-            "pythonModule": "trainer.task",
-            "packageUris": [f"gs://{BUCKET}/trainer-0.1.tar.gz"],
-            "args": [str(count), str(rate)],
-        }
-        jobs = f"/v1/projects/{self.at.project}/jobs"
-        self._call("POST", jobs, json={"jobId": job, "trainingInput": told})
-        with self._watched(run), self.http.stream("GET", f"{jobs}/{job}:streamLogs") as answer:
+        self.on.submit(job, self.uri, [str(count), str(rate)])
+        with self._watched(run), self.on.http.stream("GET", f"{self.on.jobs}/{job}:streamLogs") as answer:
             self._read(answer.iter_raw(), run)
         return run
 
@@ -156,7 +127,7 @@ class Bench:
     def _watched(self, run: Run) -> Iterator[None]:
         """Note the growth of the server and of the replica's agent meanwhile."""
         over = threading.Event()
-        server = psutil.Process(self.pid)
+        server = self.on.process
         first: dict[str, int] = {"server": server.memory_info().rss}
 
         def look() -> None:
@@ -182,25 +153,10 @@ class Bench:
 
     def _agent(self) -> psutil.Process | None:
         """The replica's agent, once the trainer runs: what it takes to begin is no growth."""
-        for each in psutil.Process(self.pid).children():
+        for each in self.on.process.children():
             if each.children() and handles.MARK in each.environ():
                 return each
         return None
-
-    def _call(self, method: str, path: str, **rest: object) -> httpx.Response:
-        return self.http.request(method, path, **rest).raise_for_status()  # type: ignore[arg-type]
-
-
-def package() -> bytes:
-    """The trainer as a source package."""
-    made = io.BytesIO()
-    setup = "from setuptools import setup\nsetup(name='trainer', version='0.1', packages=['trainer'])\n"
-    with tarfile.open(fileobj=made, mode="w:gz") as archive:
-        for name, text in (("setup.py", setup), ("trainer/__init__.py", ""), ("trainer/task.py", TRAINER)):
-            entry = tarfile.TarInfo(f"trainer-0.1/{name}")
-            entry.size = len(text)
-            archive.addfile(entry, io.BytesIO(text.encode()))
-    return made.getvalue()
 
 
 def bare(count: int) -> float:
@@ -211,7 +167,7 @@ def bare(count: int) -> float:
     return count / (time.monotonic() - began)
 
 
-def show(runs: list[Run], alone: float, bench: Bench) -> None:
+def show(runs: list[Run], alone: float, home: Path) -> None:
     table = Table(
         "lines", "printed /s", "through /s", "lost", "twice", "median ms", "p99 ms", "server MiB", "agent MiB"
     )
@@ -224,7 +180,7 @@ def show(runs: list[Run], alone: float, bench: Bench) -> None:
     Console(width=120).print(table)
     print(f"the same trainer into /dev/null: {alone:,.0f} lines/s; load {os.getloadavg()[0]:.1f} after")
     kept = sum(run.count for run in runs)
-    size = sum((bench.home / name).stat().st_size for name in ("taxiway.db", "taxiway.db-wal"))
+    size = sum((home / name).stat().st_size for name in ("taxiway.db", "taxiway.db-wal"))
     print(f"on the disk: {size / kept:.0f} bytes a line")
 
 

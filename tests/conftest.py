@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,16 +108,23 @@ def end_replicas(home: Path) -> None:
                 process.kill()
 
 
+@contextmanager
+def running(home: Path, **variables: str) -> Iterator[Server]:
+    """A server for several tests, which ends as it should and without a traceback in its log."""
+    started = start(home, **variables)
+    yield started
+    started.http.close()
+    ended = started.stop()
+    end_replicas(home)
+    assert ended == 0, started.log
+    assert "Traceback" not in started.log, started.log
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests that only use it."""
-    running = start(tmp_path_factory.mktemp("server") / "home")
-    yield running
-    running.http.close()
-    ended = running.stop()
-    end_replicas(running.home)
-    assert ended == 0, running.log
-    assert "Traceback" not in running.log, running.log
+    with running(tmp_path_factory.mktemp("server") / "home") as started:
+        yield started
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_crash import World
+from test_crash import HOLDS, World
 from trainers import until
 
 from taxiway.compute import local
@@ -21,30 +21,17 @@ pytestmark = pytest.mark.runtime
 STEPS = 20
 AT_ONCE = 3  # jobs under way
 
-# Goes on from its checkpoint. A daemon of its family holds the lock too: whoever starts beside it leaves a mark.
-TRAINER = """
-import fcntl, os, sys, time
-folder = {folder!r}
-lock = open(folder + "/lock", "w")
-try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-except OSError:
-    open(folder + "/beside", "w").close()
-if os.fork() == 0:
-    os.setsid()
-    if os.fork() == 0:
-        time.sleep(600)
-    os._exit(0)
-os.wait()
-steps = open(folder + "/steps", "a+")
+# Goes on from its checkpoint.
+TRAINER = f"""{HOLDS}
+steps = open({{steps!r}}, "a+")
 steps.seek(0)
 begin = len(steps.read().split())
 print("from", begin, flush=True)
-for number in range(begin, {steps}):
+for number in range(begin, {{most}}):
     time.sleep(0.05)
     print(number, file=steps, flush=True)
     print("step", number, flush=True)
-sys.exit({code})
+sys.exit({{code}})
 """
 
 
@@ -66,7 +53,9 @@ def chaos(world, rounds, rng, folder):
         place = folder / str(len(codes))
         place.mkdir()
         code = rng.choice([0, 0, 3])
-        job = world.lab.submit(TRAINER.format(folder=str(place), steps=STEPS, code=code))
+        job = world.lab.submit(
+            TRAINER.format(path=str(place / "lock"), steps=str(place / "steps"), most=STEPS, code=code)
+        )
         codes[job] = (code, place)
 
     def under_way():
@@ -108,7 +97,7 @@ def true_end(world, job, code, place):
     ended = world.lab.ended(job)
     tell = (ended, world.lab.said(job, "service"), (world.server.home.parent / "home.log").read_text()[-3000:])
     assert ended["state"] == ("FAILED" if code else "SUCCEEDED"), tell
-    assert not (place / "beside").exists(), tell
+    assert not (place / "lock.beside").exists(), tell
     steps = (place / "steps").read_text().split()
     assert steps == [str(number) for number in range(STEPS)], tell
     if code:

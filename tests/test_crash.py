@@ -32,13 +32,14 @@ for number in range({most}):
     time.sleep(0.01)
 """
 
-# A daemon of the family holds a lock; whoever starts beside it says so.
-LOCKS = """
-import fcntl, os, time
-lock = open({path!r}, "w")
+# A daemon of the family holds a lock of this host; whoever starts beside it says so, and leaves a mark.
+HOLDS = """
+import fcntl, os, sys, time
+held = open({path!r}, "w")
 try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except OSError:
+    open({path!r} + ".beside", "w").close()
     print("BESIDE ITS PREDECESSOR", flush=True)
 if os.fork() == 0:
     os.setsid()
@@ -46,8 +47,10 @@ if os.fork() == 0:
         time.sleep(600)
     os._exit(0)
 os.wait()
+"""
+LOCKS = f"""{HOLDS}
 print("started", flush=True)
-time.sleep({seconds})
+time.sleep({{seconds}})
 """
 
 

@@ -13,7 +13,7 @@ import time
 from contextlib import closing
 
 import pytest
-from conftest import end_replicas, run_cli, start
+from conftest import run_cli, running
 from test_jobs import error_of
 from trainers import Lab, until
 
@@ -27,13 +27,8 @@ STAYS = "import time; print('running', flush=True); time.sleep(600)"
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, runtime_python):
     """A server with room for one job."""
-    running = start(tmp_path_factory.mktemp("alone") / "home", TAXIWAY_JOBS="1")
-    yield running
-    running.http.close()
-    ended = running.stop()
-    end_replicas(running.home)
-    assert ended == 0, running.log
-    assert "Traceback" not in running.log, running.log
+    with running(tmp_path_factory.mktemp("alone") / "home", TAXIWAY_JOBS="1") as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
-from conftest import end_replicas, start
+from conftest import running
 from trainers import Lab, until
 
 from taxiway.compute.attempts import Attempt, Turn, word
@@ -101,13 +101,8 @@ def test_the_last_words_of_what_ended_by_itself_are_its_own():
 def quick(tmp_path_factory, runtime_python):
     """A server that starts again without a pause worth the name."""
     # Without jails: what a trainer leaves in a folder of this host is there when it starts again.
-    running = start(tmp_path_factory.mktemp("quick") / "home", TAXIWAY_RESTART_MS="1", TAXIWAY_JAIL="off")
-    yield running
-    running.http.close()
-    stopped = running.stop()
-    end_replicas(running.home)
-    assert stopped == 0, running.log
-    assert "Traceback" not in running.log, running.log
+    with running(tmp_path_factory.mktemp("quick") / "home", TAXIWAY_RESTART_MS="1", TAXIWAY_JAIL="off") as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def get_config(call: Call) -> dict[str, Any]:
 
 
 def create_job(call: Call) -> dict[str, Any]:
-    """Look at a job, and queue it. What is doubtful about it goes to its log.
+    """Look at a job, and queue it. What is doubtful about it goes to its log, and under `taxiway` as `warnings`.
 
     The query parameter validateOnly=true is ours: nothing is queued, and beside the job as it would be the answer has
     `checks` and `warnings`, a sentence each.
@@ -95,7 +95,7 @@ def create_job(call: Call) -> dict[str, Any]:
         checked=time.time(),
     )
     call.house.worker.wake()
-    return _job(call, job)
+    return {**_job(call, job), **({OURS: {"warnings": report.warnings}} if report.warnings else {})}
 
 
 def get_job(call: Call) -> dict[str, Any]:

@@ -126,14 +126,14 @@ def training(
         },
     }
     path = f"/v1/projects/{server.project}/jobs"
-    looked = server.post(path, body, validateOnly="true")
-    for warning in looked["warnings"]:
-        say(f"WARNING: {warning}")
     if validate_only:
+        looked = server.post(path, body, validateOnly="true")
+        _warn(looked["warnings"])
         say(f"Job [{job}] could be submitted; nothing was queued.")
         printing.show({"checks": looked["checks"], "warnings": looked["warnings"]}, format)
         return
     made = server.post(path, body)
+    _warn(made.get("taxiway", {}).get("warnings", []))
     say(f"Job [{job}] submitted successfully.")
     if not stream_logs:
         say(STILL_ACTIVE.format(job=job))
@@ -359,6 +359,11 @@ def _relabelled(server: Client, job: str, changed: Callable[[dict[str, Any]], di
         return server.call("PATCH", _path(server, job), json=body, params={"updateMask": "labels,etag"})
 
     return client.unless_overtaken(attempt, f"The job {job}")
+
+
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        say(f"WARNING: {warning}")
 
 
 def _explain(job: str, waiting: dict[str, Any]) -> None:

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from packaging.requirements import InvalidRequirement, Requirement
+
 from taxiway import errors, names
 from taxiway.db.database import Database
 from taxiway.environments import indexes, runtimes
@@ -47,12 +49,6 @@ REQUIRED = 500  # requirements of a package that are looked at
 LONGEST = 1000  # characters of a requirement
 WARNED = 20  # warnings of what is in the packages; whoever mends these is told of more
 SHOWN = 8  # names that a sentence lists
-VERSIONS = r"(===|==|~=|!=|<=|>=|<|>)\s*[\w.*+!-]+"
-REQUIREMENT = re.compile(  # PEP 508, as far as people write it
-    rf"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?\s*(\[[\w\s,.-]*\])?\s*(@\s*\S+|\(?\s*({VERSIONS}(\s*,\s*{VERSIONS})*\s*,?)?\s*\)?)\s*(;.*)?",
-    re.ASCII,
-)
-
 Key = tuple[str, str, int, str]  # bucket, object, generation, module
 
 
@@ -252,7 +248,8 @@ def _declared(texts: dict[str, str]) -> Iterator[str]:
         elif not path.endswith("setup.py"):
             for line in text.partition("\n\n")[0].splitlines():
                 field, _, value = line.partition(":")
-                if field == "Requires-Dist" and "extra ==" not in value:
+                wanted = _requirement(value) if field == "Requires-Dist" else None
+                if field == "Requires-Dist" and not (wanted and wanted.marker and "extra" in str(wanted.marker)):
                     yield value.strip()
 
 
@@ -307,7 +304,15 @@ def _of_requirements(named: Sequence[str], seen: Sequence[Seen]) -> Iterator[str
 
 
 def _is_requirement(line: str) -> bool:
-    return len(line) <= LONGEST and REQUIREMENT.fullmatch(line) is not None
+    return len(line) <= LONGEST and _requirement(line) is not None
+
+
+def _requirement(line: str) -> Requirement | None:
+    """None for what is none by PEP 508."""
+    try:
+        return Requirement(line)
+    except InvalidRequirement:
+        return None
 
 
 def _takes(seen: Sequence[Seen]) -> list[str]:
