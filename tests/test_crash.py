@@ -12,7 +12,7 @@ import uuid
 import msgspec
 import pytest
 from conftest import start
-from trainers import Lab, trainer, until
+from trainers import Lab, trainer, until, work_of
 
 from taxiway.compute import local
 from taxiway.handles import Handle
@@ -175,6 +175,38 @@ def test_a_job_that_ends_while_the_server_is_away_is_told_when_it_is_back_on_ano
 
 def attempt_of(world, job):
     return until(lambda: world.agent(job))[0]
+
+
+ONE_REQUEST = """
+import json, os, time, urllib.request
+where = "metadata.google.internal" if "GCE_METADATA_HOST" not in os.environ else os.environ["GCE_METADATA_HOST"]
+path = "/computeMetadata/v1/instance/service-accounts/default/token"
+ask = urllib.request.Request(f"http://{where}{path}", headers={"Metadata-Flavor": "Google"})
+token = json.load(urllib.request.build_opener(urllib.request.ProxyHandler({})).open(ask))["access_token"]
+print("here", flush=True)
+while not os.path.exists("go"):
+    time.sleep(0.01)
+url = "https://storage.googleapis.com/storage/v1/b/BUCKET/o"
+open("asking", "w").close()
+answer = urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"}))
+print("answered", answer.status, flush=True)
+"""
+
+
+@pytest.mark.parametrize("kind", ["world", "open_world"])
+def test_a_request_that_is_made_while_the_server_is_away_is_held_until_it_is_back(request, kind):
+    """By a client that tries once, as TensorFlow's does for some: in a jail, and beside one."""
+    world = request.getfixturevalue(kind)
+    lab = world.lab
+    job = lab.submit(ONE_REQUEST.replace("BUCKET", lab.bucket))
+    lab.until_said(job, "here")
+    place = work_of(world.server.home, job)
+    world.server.kill()
+    (place / "go").touch()
+    until((place / "asking").exists)
+    world.up()  # which takes longer than a request that finds nobody
+    assert lab.ended(job)["state"] == "SUCCEEDED", lab.said(job)
+    assert lab.printed(job) == ["here", "answered 200"]
 
 
 def test_a_job_is_adopted_by_the_server_that_follows_one_that_was_told_to_end(world):

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from trainers import until
 
-from taxiway import errors, handles, plan
+from taxiway import cgroups, errors, handles, plan
 from taxiway.address import Address
 from taxiway.compute import attempts, local
 from taxiway.handles import Exit, Handle, Order
@@ -170,6 +170,17 @@ def test_a_replica_whose_folder_is_cleared_away_ends_by_itself(engine, attempt):
     engine.clear(A1)
     until(lambda: engine.poll(handle) and not engine.children)
     assert local.strays(A1) == []
+
+
+def test_what_is_left_of_an_attempt_is_counted_where_it_is_and_cleared_with_it(engine, attempt):
+    handle = engine.start(attempt, "token")
+    assert engine.remains(A1) == {"processes": 1, "groups": 0, "folders": 1}
+    group = cgroups.make(f"taxiway-{A1}", memory=0, cpus=0, processes=100)
+    handles.save(engine.folder / A1 / "group.json", group)  # as its replica does
+    assert engine.remains(A1)["groups"] == len(group.folders)
+    engine.stop(A1, handle)
+    engine.clear(A1)
+    assert engine.remains(A1) == {"processes": 0, "groups": 0, "folders": 0}
 
 
 def test_stop_of_what_is_gone_or_never_was_is_no_fault(engine, attempt):
