@@ -103,3 +103,18 @@ def test_a_socket_is_reached_however_long_its_path_is(tmp_path):
         os.close(held)
 
     asyncio.run(talk())
+
+
+def test_what_a_model_puts_in_its_sockets_place_leads_nowhere(tmp_path):
+    """The folder is the model's own to write: a link there would make the server speak to a socket of the host."""
+
+    async def talk():
+        other = tmp_path / "host.sock"
+        server = await asyncio.start_unix_server(lambda _, writer: writer.close(), str(other))
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model/model.sock").symlink_to(other)
+        with pytest.raises(OSError, match="no socket"):
+            await frames.connect(tmp_path / "model")
+        server.close()
+
+    asyncio.run(talk())
