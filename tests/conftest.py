@@ -16,6 +16,7 @@ import gsutils
 import httpx
 import psutil
 import pytest
+import trainers
 
 from taxiway import address
 from taxiway.address import Address
@@ -125,6 +126,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests that only use it."""
     with running(tmp_path_factory.mktemp("server") / "home") as started:
         yield started
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A failed test's jobs end with it."""
+    if call.when == "call" and call.excinfo is not None:
+        lab = getattr(item, "funcargs", {}).get("lab")
+        if isinstance(lab, trainers.Lab):
+            with suppress(httpx.HTTPError):
+                lab.give_way()
+    return (yield)
 
 
 @pytest.fixture

@@ -385,6 +385,8 @@ def runs(pid):
 
 def test_a_queued_job_is_cancelled_at_once_and_never_runs(lab):
     busy = [lab.submit(STAYS) for _ in range(max(2, (os.cpu_count() or 2) // 2))]
+    for each in busy:
+        lab.until_state(each, "PREPARING", "RUNNING")  # the room of what was cancelled before is free a moment later
     job = lab.submit("print('never')")
     queued = lab.get(job)
     assert (queued["state"], queued.get("jobPosition", "0")) == ("QUEUED", "0")
