@@ -36,6 +36,11 @@ class Order(msgspec.Struct, frozen=True):
     jail_hosts: str = ""  # where a jail's code may go beside this server, separated by commas
     authority: str = ""  # the file of this server's own CA, for code that can reach nobody else
 
+    @property
+    def allowed(self) -> list[str]:
+        """`jail_hosts`, one by one."""
+        return [each.strip().lower() for each in self.jail_hosts.split(",") if each.strip()]
+
     @classmethod
     def read(cls, folder: Path) -> Order:
         return msgspec.json.decode((folder / "order.json").read_bytes(), type=cls)

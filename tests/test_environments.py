@@ -20,10 +20,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from taxiway import errors
+from taxiway import errors, plan
 from taxiway.environments import folders, inventory, layers, progress, pythons, runtimes, uv
+from taxiway.handles import Order
+from taxiway.replica.fence import Fence
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+LOOKED = "','.join(sorted(__import__('os').listdir('/')))"  # of a setup.py: what it finds where it runs
 NO_INIT = "Put an empty __init__.py"
 
 
@@ -77,6 +80,7 @@ def wheelhouse(tmp_path_factory):
     wheel(folder, "tiny", "2.0", {"tiny.py": "WORD = 'tiny 2.0'\n"})
     wheel(folder, "wings", "3.0", {"wings.py": "import feather\n"}, requires=["tiny", "feather>=1; python_version>'3'"])
     wheel(folder, "feather", "1.5", {"feather.py": ""})
+    sdist(folder, "stone", f"py_modules=['stone'], description={LOOKED}", {"stone.py": "WORD = 'stone'\n"})
     return folder
 
 
@@ -653,6 +657,25 @@ def test_a_package_that_asks_for_another_version_than_the_runtimes_gets_it_in_it
     newer = sdist(tmp_path, setup="packages=find_packages(), install_requires=['tiny>=2']")
     assert run(layers.ensure(choice, [newer]), "import trainer.task") == "tiny 2.0"
     assert run(runtimes.build(choice), "import tiny; print(tiny.WORD)") == "tiny 1.0"
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_what_is_required_and_comes_as_source_alone_is_built_behind_the_fence_if_there_is_one(
+    fresh, tmp_path, fenced, jailed
+):
+    if fenced and not jailed:
+        pytest.skip("no jail can be made here: see README.md")
+    (tmp_path / "bundle.crt").write_text("")
+    (tmp_path / "attempt").mkdir()
+    order = Order("a1", "", "", 0, str(tmp_path / "bundle.crt"))
+    work = plan.predicting("model", runtime="2.21", python=HERE, framework="TENSORFLOW")
+    around = Fence(order, tmp_path / "attempt", work) if fenced else None
+    wants = sdist(tmp_path, setup="packages=find_packages(), install_requires=['stone', 'feather']")
+    python = layers.ensure(fresh, [wants], fence=around)
+    assert installed(python) == {"trainer": "0.1", "stone": "0.1", "feather": "1.5"}
+    seen = run(python, "import importlib.metadata as m, stone; print(m.metadata('stone')['Summary'])").split(",")
+    assert ("workspace" in seen) is fenced
+    assert not (python.parent.parent / "uv").exists()
 
 
 def test_a_requirement_that_cannot_be_had_is_named(choice, tmp_path):

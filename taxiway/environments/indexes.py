@@ -1,8 +1,9 @@
-"""What a package index has of what a person's package requires, asked within seconds; nothing is built or kept."""
+"""Package indexes: where they are, and what they have of what a person's package requires, asked within seconds."""
 
 from __future__ import annotations
 
 import functools
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -16,6 +17,19 @@ SECONDS = 3.0  # for all questions together
 MOST = 8  # requirements that are asked for one by one, to name the one that cannot be had
 # No line that names a file or a URL: whoever may submit a job may not have this server fetch what he likes.
 NAMED = re.compile(r"[A-Za-z0-9][\w.\s<>=!~*+,;'\"()\[\]-]*", re.ASCII)
+PYPI = ("pypi.org", "files.pythonhosted.org")
+HOST = re.compile(r"https://(?:[^/@\s\"']*@)?([A-Za-z0-9.-]+)")
+
+
+def hosts() -> list[str]:
+    """The hosts from which uv would fetch packages on this machine, by its variables and its file of settings; an index
+    that lists files of other hosts is followed to PyPI's alone. None where a wheelhouse stands in for them all."""
+    if os.environ.get("TAXIWAY_WHEELHOUSE"):
+        return []
+    told = [value for name, value in os.environ.items() if name.startswith("UV_")]
+    settings = uv.config()
+    told += [settings.read_text(encoding="utf-8")] if settings else []
+    return sorted({*PYPI, *(host for text in told for host in HOST.findall(text))})
 
 
 def beyond(choice: Choice, lines: Sequence[str]) -> list[str]:

@@ -1,28 +1,40 @@
-"""A person's packages over a runtime -> an interpreter that sees both; the same packages are installed once."""
+"""A person's packages over a runtime -> an interpreter that sees both; the same packages are installed once.
+
+Their own code, a setup.py and what it calls, runs only while wheels are made of them, behind the caller's fence. The
+wheels are then installed into an environment in which none of their code has been, which runs nothing of them; nobody
+here asks the finished environment's interpreter anything, because it would run their .pth files first.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import re
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from taxiway import errors
-from taxiway.environments import folders, packages, requirements, runtimes, uv
+from taxiway.environments import folders, indexes, packages, pythons, requirements, runtimes, uv
+from taxiway.environments.fences import Fence, Within
 from taxiway.environments.folders import normal
 from taxiway.environments.progress import Progress, Say, tell
 from taxiway.environments.runtimes import Choice
 
 BUILD_S = 900.0  # for a person's packages to be built: some are C++, and some never end
+# What uv says of a requirement that it may not build and of which there is no wheel.
+SOURCE_ONLY = re.compile(r"no usable wheels|[Bb]uilding source distributions? .*disabled|has no wheels")
 
 
-def ensure(choice: Choice, archives: Sequence[Path], say: Say | None = None, *, module: str = "") -> Path:
+def ensure(
+    choice: Choice, archives: Sequence[Path], say: Say | None = None, *, module: str = "", fence: Fence | None = None
+) -> Path:
     """The interpreter that sees the runtime and, before it, the packages (source archives or wheels) installed.
 
     Without packages it is the runtime's own. A layer is known by the bytes and the names of its packages. Requirements
     that the runtime does not meet are installed too; what the runtime has keeps its version unless a package itself
-    asks for another.
+    asks for another. With a `fence` the packages may be a stranger's.
 
     Raises FailedPrecondition, with the build's last words, for a package that is at fault, also for source that the
     runtime's Python cannot read among what the `module` to run imports; Unavailable for a network that is at fault;
@@ -37,9 +49,9 @@ def ensure(choice: Choice, archives: Sequence[Path], say: Say | None = None, *, 
     names = "".join(f"{digest} {name}\n" for (digest, name), _ in hashes)
     key = hashlib.sha256(f"{choice.key}\n{names}".encode()).hexdigest()[:32]
     folder = folders.cache() / "environments" / key
-    folders.once(folder, lambda turn, say: _build(folder, choice, [path for _, path in hashes], turn, say), say)
+    folders.once(folder, lambda turn, say: _build(folder, choice, [path for _, path in hashes], turn, say, fence), say)
     if module and (folders.record(folder) or {}).get("unread"):
-        packages.must_be_readable(folders.interpreter(folder), folders.site(folder, choice.python), module)
+        packages.must_be_readable(choice.base, folders.site(folder, choice.python), module)
     return folders.interpreter(folder)
 
 
@@ -49,53 +61,89 @@ def holds(interpreter: Path) -> dict[str, str]:
     return dict(about["packages"]) if "runtime" in about else {}
 
 
-def _build(folder: Path, choice: Choice, archives: list[Path], turn: int, say: Say | None) -> dict[str, Any]:
-    site = folders.site(folder, choice.python)
+def _build(
+    folder: Path, choice: Choice, archives: list[Path], turn: int, say: Say | None, fence: Fence | None
+) -> dict[str, Any]:
+    interpreter, site = folders.interpreter(folder), folders.site(folder, choice.python)
     names = ", ".join(archive.name for archive in archives)
+    made: dict[Path, Path] = {}  # archive -> its wheel
     try:
         uv.venv(folder, choice.base, choice.key, turn)
+        read = [*pythons.behind(choice.base), runtimes.path(choice)]
+        within = Within(fence, read, folder) if fence else None
         below = folders.site(runtimes.path(choice), choice.python)
         # addsitedir and not a bare path, so that the runtime's own .pth files (setuptools' distutils) count as well.
         (site / "_runtime.pth").write_text(f"import site; site.addsitedir({str(below)!r})\n", encoding="utf-8")
-        kept = [packages.keep(archive, folder / "packages" / str(index)) for index, archive in enumerate(archives)]
         tell(say, Progress("build", f"Installing {names}"))
-        _install(folder, choice, kept, turn, say)
+        for index, archive in enumerate(archives):
+            place = folder / "packages" / str(index)
+            made[archive] = _wheel(choice, interpreter, archive, place, turn, say, within)
     except uv.Failed as failure:
         raise _told(f"{names} could not be installed.", failure, folder) from None
-    packages.must_be_importable(site, kept)
-    wanted = [line for found in importlib.metadata.distributions(path=[str(site)]) for line in found.requires or []]
-    if lacking := requirements.unmet(folders.interpreter(folder), wanted, choice.runtime.provides):
-        try:
-            _add(folder, choice, lacking, turn, say)
-        except uv.Failed as failure:
-            what = f"{names} requires {', '.join(lacking)}, which runtime {choice.runtime.version} does not hold"
-            raise _told(f"{what} and which could not be installed.", failure, folder) from None
+    said = {archive: packages.unfold(wheel, wheel.parent) for archive, wheel in made.items()}
+    packages.must_be_importable(said)
+    beside = list(said.values())
+    wanted = [
+        line for one in importlib.metadata.distributions(path=list(map(str, beside))) for line in one.requires or []
+    ]
+    lacking = requirements.unmet(interpreter, wanted, choice.runtime.provides, beside=beside)
+    try:
+        pins, source = _solved(folder, choice, lacking, beside, turn, say, within)
+        _put(folder, choice, list(made.values()), pins, turn, say, within, source=source)
+    except uv.Failed as failure:
+        what = f"{names} requires {', '.join(lacking)}, which runtime {choice.runtime.version} does not hold"
+        sentence = f"{what} and which could not be installed." if lacking else f"{names} could not be installed."
+        raise _told(sentence, failure, folder) from None
+    there = folders.installed(site)
+    _must_be_there(archive.name for archive, wheel in made.items() if normal(wheel.name.split("-")[0]) not in there)
+    _must_be_there(line for line in pins if normal(line) and normal(line) not in there)
+    for leftover in ("packages", "uv"):
+        shutil.rmtree(folder / leftover, ignore_errors=True)
     folders.settle(site)
-    return {"runtime": choice.key, "packages": folders.installed(site), "unread": packages.uncompiled(site)}
+    return {"runtime": choice.key, "packages": there, "unread": packages.uncompiled(site)}
 
 
-def _install(folder: Path, choice: Choice, archives: list[Path], turn: int, say: Say | None) -> None:
-    """The packages alone. Those whose build needs more than the runtime holds come apart from the rest, which are built
-    without a network."""
-    interpreter, site = folders.interpreter(folder), folders.site(folder, choice.python)
-    groups: dict[bool, list[Path]] = {}
-    for archive in archives:
-        tools = packages.build_requires(archive)
-        isolated = bool(requirements.unmet(interpreter, tools, choice.runtime.provides))
-        groups.setdefault(isolated, []).append(archive)
-    for isolated, group in sorted(groups.items()):
-        how = [] if isolated else ["--no-build-isolation"]
-        uv.install(interpreter, ["install", "--no-deps", *how, *map(str, group)], turn, say, seconds=BUILD_S)
-        _must_be_there(archive.name for archive in packages.uninstalled(site, group))
+def _wheel(
+    choice: Choice, interpreter: Path, archive: Path, place: Path, turn: int, say: Say | None, within: Within | None
+) -> Path:
+    """A package as a wheel below `place`. It is built with what the runtime holds and without a network, unless it says
+    that it needs more."""
+    kept = packages.keep(archive, place)
+    if kept.suffix == ".whl":
+        return kept
+    tools = packages.build_requires(kept)
+    alone = bool(requirements.unmet(interpreter, tools, choice.runtime.provides))
+    how = [] if alone else ["--no-build-isolation"]
+    if within is not None:
+        within = within.reaching(indexes.hosts() if alone else ())
+    build = ["build", "--wheel", *how, "--python", str(interpreter), "--out-dir", str(place), str(kept)]
+    try:
+        uv.run(build, turn, say, seconds=BUILD_S, within=within)
+    except uv.Failed as failure:
+        raise type(failure)(str(failure).replace(kept.name, archive.name)) from None
+    wheels = list(place.glob("*.whl"))
+    _must_be_there([] if wheels else [archive.name])
+    return wheels[0]
 
 
-def _add(folder: Path, choice: Choice, lacking: list[str], turn: int, say: Say | None) -> None:
-    """Install what is lacking, and what that requires, against the runtime's versions; nothing that is already there.
+def _solved(
+    folder: Path,
+    choice: Choice,
+    lacking: list[str],
+    beside: list[Path],
+    turn: int,
+    say: Say | None,
+    within: Within | None,
+) -> tuple[list[str], bool]:
+    """What is lacking, and what that requires, as pins that fit the runtime's versions, without what is there already;
+    and whether some of it comes as source, whose code must be run.
 
     uv does not look through a .pth, so it solves with the runtime's packages as constraints and we drop them after.
     """
-    interpreter, site = folders.interpreter(folder), folders.site(folder, choice.python)
-    have = folders.installed(folders.site(runtimes.path(choice), choice.python)) | folders.installed(site)
+    if not lacking:
+        return [], False
+    have = folders.installed(folders.site(runtimes.path(choice), choice.python))
+    have |= {name: version for each in beside for name, version in folders.installed(each).items()}
     have |= {name: have[other] for name, other in choice.runtime.provides.items() if other in have}
     asked = {normal(line) for line in lacking}  # a package that asks for another version than the runtime's gets it
     wanted, pins, solved = (folder / name for name in ("unmet.in", "have.txt", "solved.txt"))
@@ -103,13 +151,39 @@ def _add(folder: Path, choice: Choice, lacking: list[str], turn: int, say: Say |
     pins.write_text("".join(f"{n}=={v}\n" for n, v in sorted(have.items()) if n not in asked), encoding="utf-8")
     tell(say, Progress("download", f"Also required: {', '.join(lacking)}"))
     solve = ["pip", "compile", "--no-header", "--no-annotate", "--constraints", str(pins), "--output-file", str(solved)]
-    uv.run([*solve, "--python", str(interpreter), str(wanted)], turn, say)
+    solve += ["--python", str(choice.base), str(wanted)]
+    source = not all(map(indexes.NAMED.fullmatch, lacking))  # a file or a URL: nothing to be looked at from here
+    if not source:
+        try:
+            uv.run([*solve, "--no-build"], turn, say)
+        except uv.Failed as failure:
+            if not SOURCE_ONLY.search(str(failure)):
+                raise
+            source = True
+    if source:
+        uv.run(solve, turn, say, seconds=BUILD_S, within=within and within.reaching(indexes.hosts()))
     lines = [line for line in solved.read_text(encoding="utf-8").splitlines() if line.strip()]
-    new = [line for line in lines if have.get(normal(line)) != line.partition("==")[2].strip()]
-    solved.write_text("".join(f"{line}\n" for line in new), encoding="utf-8")
-    uv.install(interpreter, ["install", "--no-deps", "--requirements", str(solved)], turn, say)
-    there = folders.installed(site)
-    _must_be_there(line for line in new if normal(line) and normal(line) not in there)
+    return [line for line in lines if have.get(normal(line)) != line.partition("==")[2].strip()], source
+
+
+def _put(
+    folder: Path,
+    choice: Choice,
+    wheels: list[Path],
+    pins: list[str],
+    turn: int,
+    say: Say | None,
+    within: Within | None,
+    *,
+    source: bool,
+) -> None:
+    """Install the wheels and the pins into the environment, and compile all modules there."""
+    (folder / "pins.txt").write_text("".join(f"{line}\n" for line in pins), encoding="utf-8")
+    put = ["pip", "install", "--no-deps", *map(str, wheels), "--requirements", str(folder / "pins.txt")]
+    put += ["--python", str(folders.interpreter(folder)), *([] if source else ["--no-build"])]
+    behind = within.reaching(indexes.hosts()) if within and source else None
+    uv.run(put, turn, say, seconds=BUILD_S, within=behind)
+    uv.compiled(choice.base, folders.site(folder, choice.python), turn)
 
 
 def _must_be_there(missing: Iterable[str]) -> None:

@@ -1,5 +1,5 @@
-"""A person's package, as a file and as uv installed it: what it is built with, and whether there is code in it that
-its Python can read."""
+"""A person's package, as a file, as a wheel and installed: what it is built with and made of, and whether there is code
+in it that its Python can read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import urllib.parse
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from taxiway import errors
@@ -28,13 +28,19 @@ OLD = re.compile(
     r"^\s*(print|exec)\s+[^\s(=.,]|^\s*except\s+[^(:]+,\s*\w+\s*:|^\s*raise\s+\w+\s*,|<>|\b[uU][rR]['\"]|`"
 )
 SOURCES = Path(__file__).parent.parent / "runners" / "sources.py"
+TOLD = ("METADATA", "RECORD")  # of a wheel's dist-info: what it is and requires, and its files
 ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip", ".whl")  # what uv installs from
 
 
 def keep(package: Path, folder: Path) -> Path:
-    """A copy in the layer's own folder: a path that no other bytes ever had, so uv's cache cannot mistake it."""
+    """A copy in the layer's own folder: a path that no other bytes ever had, so uv's cache cannot mistake it.
+
+    Source comes to have a name that says nothing: a person may have called the file what he liked, and uv would hold
+    him to it.
+    """
     folder.mkdir(parents=True)
-    return Path(shutil.copy(package, folder / re.sub(r"[^\w.+!-]", "_", package.name)))
+    kind = next((each for each in ARCHIVES if package.name.endswith(each)), "")
+    return Path(shutil.copy(package, folder / (package.name if kind == ".whl" else f"source{kind}")))
 
 
 def sha256(path: Path) -> str:
@@ -76,20 +82,40 @@ def _read_member(package: Path, name: str) -> str:
     return ""
 
 
-def must_be_importable(site: Path, packages: Sequence[Path]) -> None:
-    """setuptools builds a package of nothing without a word when the folder of the code has no __init__.py."""
-    found = list(importlib.metadata.distributions(path=[str(site)]))
-    for one in found:
-        modules = [Path(str(file)) for file in one.files or [] if file.suffix in (".py", ".so")]
-        if any(module.parts[0] != ".." for module in modules):  # `..` leads to bin/, which nobody imports from
+def unfold(wheel: Path, folder: Path) -> Path:
+    """What a wheel says of itself, as a folder that importlib.metadata reads like site-packages; its code stays in it.
+
+    Raises FailedPrecondition for a file that is no wheel.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            said = [each for each in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/(METADATA|RECORD)", each)]
+            if len(said) != len(TOLD):
+                raise zipfile.BadZipFile("it should hold one *.dist-info/METADATA and one *.dist-info/RECORD")
+            for each in said:
+                archive.extract(each, folder)
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, zlib.error) as error:
+        raise errors.FailedPrecondition(f"{wheel.name} could not be installed.\nIt is no wheel: {error}.") from None
+    return folder
+
+
+def must_be_importable(packages: Mapping[Path, Path]) -> None:
+    """setuptools builds a package of nothing without a word when the folder of the code has no __init__.py.
+
+    `packages`: a person's file -> what its wheel says of itself, as `unfold` laid it.
+    """
+    found = [
+        (file, one) for file, said in packages.items() for one in importlib.metadata.distributions(path=[str(said)])
+    ]
+    for file, one in found:
+        modules = [Path(str(each)) for each in one.files or [] if each.suffix in (".py", ".so")]
+        if any(not each.parts[0].endswith(".data") or each.parts[1] in ("purelib", "platlib") for each in modules):
             continue
         if one.requires and len(found) > 1:
             continue  # a package that is only a list of requirements, beside the one with the code
-        source = _source(one, packages)
-        name = source.name if source else one.metadata["Name"]
         raise errors.FailedPrecondition(
-            f"{name} holds no module that could be imported. Put an empty __init__.py into the folder of your code "
-            f"(trainer/__init__.py), have setup.py say packages=find_packages(), and build the package again."
+            f"{file.name} holds no module that could be imported. Put an empty __init__.py into the folder of your "
+            f"code (trainer/__init__.py), have setup.py say packages=find_packages(), and build the package again."
         )
 
 
@@ -103,8 +129,8 @@ def uncompiled(site: Path) -> list[str]:
 
 def must_be_readable(interpreter: Path, site: Path, module: str) -> None:
     """Raises FailedPrecondition for the first module among those that `module` will import that is no Python of today:
-    with its file, the line, and what the Python says of it."""
-    ask = [str(interpreter), "-I", str(SOURCES), str(site), module]
+    with its file, the line, and what the Python says of it. Nothing of the folder is run (-S: nor its .pth files)."""
+    ask = [str(interpreter), "-I", "-S", str(SOURCES), str(site), module]
     answer = subprocess.run(ask, capture_output=True, text=True, env=pythons.environ(), check=False)
     if answer.returncode:
         raise errors.Internal(f"The source of {module} could not be looked at.\n{answer.stderr}")
@@ -119,18 +145,3 @@ def must_be_readable(interpreter: Path, site: Path, module: str) -> None:
         )
     where = f"{told['file']}, line {told['line']}" + (f": `{line}`" if line else "")
     raise errors.FailedPrecondition(f"Python {told['python']} cannot read {where} ({told['reason']}). {advice}")
-
-
-def uninstalled(site: Path, packages: Sequence[Path]) -> list[Path]:
-    """Those of the packages from which nothing in a site-packages folder was installed."""
-    sources = {_source(one, packages) for one in importlib.metadata.distributions(path=[str(site)])}
-    return [package for package in packages if package not in sources]
-
-
-def _source(distribution: importlib.metadata.Distribution, packages: Sequence[Path]) -> Path | None:
-    """The one of the packages that a distribution was installed from, by PEP 610's direct_url.json.
-
-    They are told apart as `keep` laid them: by the number and the name, whichever way leads to the cache.
-    """
-    url = urllib.parse.unquote(json.loads(distribution.read_text("direct_url.json") or "{}").get("url", ""))
-    return next((package for package in packages if url.endswith("/".join(package.parts[-3:]))), None)

@@ -21,6 +21,7 @@ MISLEADING = (
     "UV_PYTHON",
     "UV_CONSTRAINT",
 )
+PLAIN = {"NO_COLOR": "1", "TERM": "xterm"}
 
 
 def find(version: str) -> Path | None:
@@ -101,4 +102,4 @@ def environ() -> dict[str, str]:
     Nothing of ours is in it: the setup.py of a stranger's package reads it too.
     """
     kept = {k: v for k, v in os.environ.items() if k not in MISLEADING and not k.startswith("TAXIWAY_")}
-    return {**kept, "NO_COLOR": "1", "TERM": "xterm"}
+    return {**kept, **PLAIN}

@@ -16,6 +16,7 @@ UNMET = """
 import json, sys
 
 ask = json.load(sys.stdin)
+sys.path[:0] = ask["beside"]
 try:
     try:
         from importlib import metadata
@@ -50,14 +51,17 @@ print(json.dumps([line for line in ask["lines"] if not met(line, [""])]))
 """
 
 
-def unmet(interpreter: Path, lines: Sequence[str], provides: Mapping[str, str]) -> list[str]:
+def unmet(
+    interpreter: Path, lines: Sequence[str], provides: Mapping[str, str], *, beside: Sequence[Path] = ()
+) -> list[str]:
     """Those of the requirements that the interpreter's environment does not meet, markers and extras considered.
 
-    `provides` says what stands in for what: asked for -> the distribution that is there.
+    `provides` says what stands in for what: asked for -> the distribution that is there. `beside` are folders with the
+    metadata of distributions that will be there too.
     """
     if not lines:
         return []
-    ask = json.dumps({"lines": list(lines), "provides": dict(provides)})
+    ask = json.dumps({"lines": list(lines), "provides": dict(provides), "beside": list(map(str, beside))})
     run = [str(interpreter), "-I", "-c", UNMET]
     answer = subprocess.run(run, input=ask, capture_output=True, text=True, env=pythons.environ(), check=False)
     if answer.returncode:

@@ -22,6 +22,7 @@ from taxiway.environments.progress import Lines, Progress
 from taxiway.handles import Exit
 from taxiway.plan import Work
 from taxiway.replica import family, ground, samples
+from taxiway.replica.fence import Fence
 from taxiway.replica.ground import Ground
 from taxiway.replica.wire import Wire
 from taxiway.replica.words import Words
@@ -82,7 +83,8 @@ class Agent:
         if instead := choice.instead(trains=not serving(work)):
             self.words.say(instead, "WARNING")
         module = "" if serving(work) else work.command[work.command.index("-m") + 1]
-        python = layers.ensure(choice, packages, self._say_progress, module=module)
+        fence = Fence(self.wire.order, self.folder, work)
+        python = layers.ensure(choice, packages, self._say_progress, module=module, fence=fence)
         command, variables = family.filled(work, python)
         if not serving(work):
             self.words.say(receipts.line(receipts.of(work, choice, packages, python)))

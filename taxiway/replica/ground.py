@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from taxiway import cgroups, errors, handles
+from taxiway import cgroups, handles
 from taxiway.cgroups import Group
 from taxiway.plan import Work
 from taxiway.replica import family, jail, relay
@@ -89,7 +89,7 @@ def laid(work: Work, identity: str, wire: Wire, *, read: Sequence[Path], python:
     folder = wire.folder
     for name in FOLDERS:
         (folder / name).mkdir(mode=0o700, exist_ok=True)
-    memory = work.memory or max(psutil.virtual_memory().total - ASIDE, ASIDE)
+    memory = memory_of(work)
     common = {
         "PATH": f"{python.parent}:{family.SYSTEM}",
         "LANG": "C.UTF-8",
@@ -97,7 +97,7 @@ def laid(work: Work, identity: str, wire: Wire, *, read: Sequence[Path], python:
         handles.MARK: wire.order.attempt,
     }
     with ExitStack() as stack:
-        held = _jail(stack, wire.order.jail, say)
+        held = stack.enter_context(jail.wanted(wire.order.jail, lambda why: say(why, "WARNING")))
         if held is None:
             variables = stack.enter_context(relay.beside(work, identity, wire))
             own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
@@ -119,26 +119,14 @@ def laid(work: Work, identity: str, wire: Wire, *, read: Sequence[Path], python:
         )
 
 
+def memory_of(work: Work) -> int:
+    """Bytes that a work's code may have."""
+    return work.memory or max(psutil.virtual_memory().total - ASIDE, ASIDE)
+
+
 def _trusted(order: handles.Order) -> Path:
     """Whom the code in a jail is to trust: only this server, unless it may reach others.
 
     TensorFlow reads them all anew for each of its requests, which takes longer than the request.
     """
     return Path(order.authority if order.authority and not order.jail_hosts else order.bundle)
-
-
-def _jail(stack: ExitStack, wanted: str, say: Say) -> Jail | None:
-    if wanted == "off":
-        return None
-    try:
-        held = stack.enter_context(jail.opened())
-    except jail.Lacking as lack:
-        if wanted == "require":
-            raise errors.FailedPrecondition(
-                f"All code must run in a jail here (TAXIWAY_JAIL=require), and there can be none: {lack}"
-            ) from lack
-        say(f"This runs without a jail, beside the server's own files: {lack}", "WARNING")
-        return None
-    if held.filter is None:
-        say("The jail has no filter of system calls: libseccomp.so.2 cannot be found.", "WARNING")
-    return held

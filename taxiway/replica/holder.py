@@ -30,6 +30,8 @@ def main() -> None:
         fcntl.ioctl(control, SET_ADDRESS, address)
     ends = [listening(each) for each in ENDS]
     socket.send_fds(owner, [str(os.getpid()).encode()], [each.fileno() for each in ends])
+    for each in ends:  # whoever was handed them may close them, and then nobody is there
+        each.close()
     owner.recv(1)  # nothing comes but the end
 
 

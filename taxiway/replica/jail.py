@@ -15,12 +15,12 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from taxiway import names
+from taxiway import errors, names
 from taxiway.replica import holder, syscalls
 
 TOOLS = ("bwrap", "nsenter")
@@ -130,6 +130,27 @@ def opened() -> Iterator[Jail]:
                 if calls is not None:
                     os.close(calls)
                 process.kill()
+
+
+@contextmanager
+def wanted(how: str, tell: Callable[[str], None]) -> Iterator[Jail | None]:
+    """A jail as an order wants it; None, and `tell` hears why, where there can be none and it may be without.
+
+    Raises FailedPrecondition where there can be none and there must be one.
+    """
+    with ExitStack() as stack:
+        held = None
+        try:
+            held = None if how == "off" else stack.enter_context(opened())
+        except Lacking as lack:
+            if how == "require":
+                raise errors.FailedPrecondition(
+                    f"All code must run in a jail here (TAXIWAY_JAIL=require), and there can be none: {lack}"
+                ) from lack
+            tell(f"This runs without a jail, beside the server's own files: {lack}")
+        if held is not None and held.filter is None:
+            tell("The jail has no filter of system calls: libseccomp.so.2 cannot be found.")
+        yield held
 
 
 _HOLDING = (

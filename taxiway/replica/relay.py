@@ -17,6 +17,7 @@ from taxiway.replica.jail import Jail
 from taxiway.replica.wire import Wire
 
 HOLD_S = 3600.0  # how long a connection is held while the server is away
+PROXY = f"http://{holder.PROXY}:{holder.ENDS[-1][1]}"  # of a jail
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
 
@@ -41,7 +42,7 @@ def beside(work: Work, identity: str, wire: Wire) -> Iterator[dict[str, str]]:
 @contextmanager
 def inside(held: Jail, work: Work, identity: str, wire: Wire) -> Iterator[dict[str, str]]:
     """At the ends of a jail's network, where the clients look by themselves; yields the variables that are left."""
-    allowed = [each.strip().lower() for each in wire.order.jail_hosts.split(",") if each.strip()]
+    allowed = wire.order.allowed
 
     async def ready(made: tunnel.Tunnel) -> None:
         await made.lead(held.google, _tls(wire), hold_s=HOLD_S)
@@ -53,8 +54,7 @@ def inside(held: Jail, work: Work, identity: str, wire: Wire) -> Iterator[dict[s
     speaker = _speaker(work, identity, wire)
     with tunnel.run_in_thread(ready), closing(speaker):
         speaker.start(listening=held.metadata)
-        proxy = f"http://{holder.PROXY}:{holder.ENDS[-1][1]}" if allowed else ""
-        yield {**tunnel.variables(proxy, jail.BUNDLE), **_named(work)}
+        yield {**tunnel.variables(PROXY if allowed else "", jail.BUNDLE), **_named(work)}
 
 
 def _tls(wire: Wire) -> tunnel.Upstream:
