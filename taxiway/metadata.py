@@ -30,6 +30,7 @@ from urllib.parse import parse_qs, unquote
 from taxiway import errors
 
 HOSTS = ("127.0.0.1", "localhost", "metadata", "metadata.google.internal", "169.254.169.254")
+LINK_LOCAL = re.compile(r"169\.254\.169\.[0-9]{1,3}")  # of a replica beside others, in a network of their own
 ROOT = "computeMetadata"
 ZONE = "local-a"
 UNIVERSE = "googleapis.com"
@@ -110,7 +111,8 @@ class Metadata:
     def reply(self, target: str, headers: Message) -> Reply:
         """The answer to GET `target` (a path and perhaps a query)."""
         host = headers.get("Host") or ""
-        if re.sub(r":[0-9]+$", "", host.lower()) not in HOSTS:
+        name = re.sub(r":[0-9]+$", "", host.lower())
+        if name not in HOSTS and not LINK_LOCAL.fullmatch(name):
             return _refusal(
                 HTTPStatus.FORBIDDEN, f"This metadata server answers for {', '.join(HOSTS)}, not for {host!r}."
             )

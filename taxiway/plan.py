@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,6 +14,8 @@ PYTHON = "{taxiway.python}"  # the interpreter of the environment
 RUNNERS = "{taxiway.runners}"  # the folder of taxiway/runners
 PORT = "{taxiway.port}"  # a free port on the replica's host
 
+PRIMARY, EVALUATOR = "master", "evaluator"
+ROLES = (PRIMARY, "parameter_server", "worker", EVALUATOR)  # as TrainingInput's fields begin
 MASTER = "master-replica-0"
 SERVER = "server-replica-0"
 
@@ -35,6 +37,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     memory: int = 0  # bytes, at most; 0: no limit
     gpus: list[int] = []  # those of the host's that it may use, as nvidia-smi counts them
     trial: str = ""  # of a job that tunes: 1, 2, ...
+    gang: str = ""  # the try of a job of several replicas that it belongs to: they share one network
+    place: int = 0  # its number among all of those, from 0
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +50,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     variables: dict[str, str]  # over the caller's own, below the work's
 
 
+class Seat(NamedTuple):
+    """One replica of a job, and what it gets of its host: at most so many CPUs and bytes, 0 for no limit."""
+
+    role: str = PRIMARY  # one of ROLES
+    cpus: float = 0.0
+    memory: int = 0
+    gpus: Sequence[int] | None = None  # those of the host that it sees; None leaves that to the host
+
+
 def training(
     project: str,
     number: int,
@@ -54,22 +67,41 @@ def training(
     *,
     runtime: str,
     python: str,
-    cpus: float = 0.0,
-    memory: int = 0,
-    gpus: Sequence[int] | None = None,
-) -> Work:
-    """A job's master, which runs alone in every tier: `python -m module args --job-dir dir`, as the service ran it.
+    seats: Sequence[Seat] = (Seat(),),
+    ports: Sequence[int] = (),
+    host: str = "127.0.0.1",
+    gang: str = "",
+) -> list[Work]:
+    """A job's replicas, the primary first: `python -m module args --job-dir dir`, as the service ran it.
 
     The arguments' order, TF_CONFIG and CLOUD_ML_* are those of the training service (its distributed training page).
-    `gpus` are those of the host that it sees; None leaves that to the host.
+    `ports` are free ones on the host, one for each seat; a replica that is alone takes one by itself.
     """
-    role = _primary(runtime)
-    place = Place({role: [f"127.0.0.1:{PORT}"]}, role, 0)
-    work = _replica(project, number, job, told, place, runtime=runtime, python=python)
-    seen = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
-    return msgspec.structs.replace(
-        work, cpus=cpus, memory=memory, gpus=list(gpus or ()), variables={**work.variables, **seen}
-    )
+    tasks = {PRIMARY: _primary(runtime, told), "parameter_server": "ps"}
+    cluster: dict[str, list[str]] = {}
+    places = []
+    for index, seat in enumerate(seats):
+        role = tasks.get(seat.role, seat.role)
+        addresses = cluster.setdefault(role, []) if seat.role != EVALUATOR else []
+        addresses.append(f"{host}:{ports[index]}" if len(seats) > 1 else f"127.0.0.1:{PORT}")
+        same = sum(each.role == seat.role for each in seats[:index])
+        places.append(Place(cluster, role, same))
+    evaluators = sum(seat.role == EVALUATOR for seat in seats)
+    works = []
+    for index, (seat, place) in enumerate(zip(seats, places, strict=True)):
+        work = _replica(project, number, job, told, place, runtime=runtime, python=python, evaluators=evaluators)
+        seen = {} if seat.gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, seat.gpus))}
+        work = msgspec.structs.replace(
+            work,
+            cpus=seat.cpus,
+            memory=seat.memory,
+            gpus=list(seat.gpus or ()),
+            variables={**work.variables, **seen},
+            gang=gang if len(seats) > 1 else "",
+            place=index,
+        )
+        works.append(work)
+    return works
 
 
 def local(told: schemas.TrainingInput, *, project: str, python: str, start_port: int = 0) -> list[Work]:
@@ -80,28 +112,17 @@ def local(told: schemas.TrainingInput, *, project: str, python: str, start_port:
     `local train` gives them out. Evaluators belong to no cluster. No replica imports from the folder that it runs in,
     so that the installed package is what runs, as in a job; a Python before 3.11 cannot be told so (`-P`).
     """
-    role = _primary(told.runtime_version)
-    cluster = {role: [f"127.0.0.1:{PORT}"]}
+    counts = {PRIMARY: 1}
     if told.scale_tier == "CUSTOM":
-        counts = {role: 1, "ps": told.parameter_server_count or 0, "worker": told.worker_count or 0}
-        ports = iter(range(start_port, start_port + sum(counts.values())))
-        cluster = {each: [f"localhost:{next(ports)}" for _ in range(count)] for each, count in counts.items() if count}
-    places = [Place(cluster, each, index) for each, addresses in cluster.items() for index in range(len(addresses))]
-    places += [Place(cluster, "evaluator", index) for index in range(told.evaluator_count or 0)]
-    return [
-        _replica(
-            project,
-            0,
-            "local",
-            told,
-            place,
-            runtime=told.runtime_version,
-            python=python,
-            evaluators=told.evaluator_count or 0,
-            flags=_safe_path(python),
-        )
-        for place in places
-    ]
+        counts |= {role: getattr(told, f"{role}_count") or 0 for role in ("parameter_server", "worker", EVALUATOR)}
+    seats = [Seat(role) for role, count in counts.items() for _ in range(count)]
+    ports = range(start_port, start_port + len(seats))
+    runtime = told.runtime_version
+    works = training(
+        project, 0, "local", told, runtime=runtime, python=python, seats=seats, ports=ports, host="localhost"
+    )
+    flags = _safe_path(python)
+    return [msgspec.structs.replace(work, command=[*work.command[:2], *flags, *work.command[2:]]) for work in works]
 
 
 class Place(NamedTuple):
@@ -116,9 +137,9 @@ class Place(NamedTuple):
         return MASTER if self.role in ("chief", "master") else f"{self.role}-replica-{self.number}"
 
 
-def _primary(runtime: str) -> str:
+def _primary(runtime: str, told: schemas.TrainingInput) -> str:
     """What the first replica is called in TF_CONFIG: TensorFlow 1 knew a master, TensorFlow 2 knows a chief."""
-    return "master" if _is_one(runtime) else "chief"
+    return "master" if _is_one(runtime) and not told.use_chief_in_tf_config else "chief"
 
 
 def _is_one(runtime: str) -> bool:
@@ -145,8 +166,7 @@ def _replica(
     *,
     runtime: str,
     python: str,
-    evaluators: int = 0,
-    flags: Sequence[str] = (),
+    evaluators: int,
 ) -> Work:
     arguments = [*told.args, *(["--job-dir", told.job_dir] if told.job_dir else [])]
     described = msgspec.to_builtins(told)
@@ -167,16 +187,34 @@ def _replica(
         python=python,
         packages=list(told.package_uris),
         fetch={},
-        command=[PYTHON, "-u", *flags, "-m", str(told.python_module), *arguments],
+        command=[PYTHON, "-u", "-m", str(told.python_module), *arguments],
         variables={
             "TF_CONFIG": msgspec.json.encode(tf_config).decode(),
             "CLOUD_ML_JOB": msgspec.json.encode(described).decode(),
             "CLOUD_ML_JOB_ID": job,
             "CLOUD_ML_PROJECT_ID": project,
             "CLOUD_ML_REGION": told.region or "",
+            **({} if lone else _rendezvous(place, tf_config)),
             **({"PYTHONPATH": f"{RUNNERS}/tensorflow1"} if _is_one(runtime) else {}),
         },
     )
+
+
+def _rendezvous(place: Place, tf_config: dict[str, Any]) -> dict[str, str]:
+    """How others than TensorFlow find each other: the service's CLUSTER_SPEC, torch.distributed's variables (its env://
+    initialisation) and jax.distributed's. The primary is number 0, workers follow; parameter servers and evaluators
+    have no part in it."""
+    spec = {"CLUSTER_SPEC": msgspec.json.encode(tf_config).decode()}
+    primary = next(role for role in place.cluster if role in ("chief", "master"))
+    if place.role not in (primary, "worker"):
+        return spec
+    address = place.cluster[primary][0]
+    size, rank = 1 + len(place.cluster.get("worker", ())), 0 if place.role == primary else place.number + 1
+    host, _, port = address.partition(":")
+    torch = {"MASTER_ADDR": host, "MASTER_PORT": port, "WORLD_SIZE": str(size), "RANK": str(rank)}
+    alone = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    jax = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(size), "JAX_PROCESS_ID": str(rank)}
+    return {**spec, **torch, **alone, **jax}
 
 
 def serving(project: str, number: int, version: str, source: str, *, runtime: str, python: str, framework: str) -> Work:

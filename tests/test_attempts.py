@@ -25,7 +25,7 @@ def db(db):
 
 def create(db, name, subject="job_1", kind="job", now=1.0):
     told = TrainingInput(python_module="trainer.task", region="us-central1")
-    work = plan.training(PROJECT, 7, subject, told, runtime="2.21", python="3.11")
+    (work,) = plan.training(PROJECT, 7, subject, told, runtime="2.21", python="3.11")
     return db.write(lambda tx: attempts.create(tx, name, kind, work, identity=ACCOUNT, now=now))
 
 

@@ -52,7 +52,7 @@ def attempt(db):
 
 def create(db, name):
     told = TrainingInput(python_module="trainer.task", region="us-central1")
-    work = plan.training(PROJECT, 7, "job_1", told, runtime="2.21", python="3.11")
+    (work,) = plan.training(PROJECT, 7, "job_1", told, runtime="2.21", python="3.11")
     return db.write(lambda tx: attempts.create(tx, name, "job", work, identity="sa", now=1))
 
 

@@ -247,15 +247,16 @@ def test_the_masters_work_is_told_its_share_and_that_it_is_alone():
         evaluator_count=1,
         python_module="t.task",
     )
-    work = plan.training("p", 1, "j", told, runtime="2.15", python="3.11", cpus=2.0, memory=GIB, gpus=(1, 2))
+    seat = plan.Seat(cpus=2.0, memory=GIB, gpus=(1, 2))
+    (work,) = plan.training("p", 1, "j", told, runtime="2.15", python="3.11", seats=[seat])
     assert (work.cpus, work.memory, work.gpus) == (2.0, GIB, [1, 2])
     assert work.variables["CUDA_VISIBLE_DEVICES"] == "1,2"
     config = msgspec.json.decode(work.variables["TF_CONFIG"])
     assert (config["cluster"], config["task"]) == ({}, {})  # nobody is beside it who would evaluate
     assert config["job"]["workerCount"] == 2
-    without = plan.training("p", 1, "j", told, runtime="2.21", python="3.11", gpus=())
+    (without,) = plan.training("p", 1, "j", told, runtime="2.21", python="3.11", seats=[plan.Seat(gpus=())])
     assert without.variables["CUDA_VISIBLE_DEVICES"] == ""
-    left = plan.training("p", 1, "j", told, runtime="2.21", python="3.11")
+    (left,) = plan.training("p", 1, "j", told, runtime="2.21", python="3.11")
     assert (left.cpus, left.memory, "CUDA_VISIBLE_DEVICES" in left.variables) == (0.0, 0, False)
 
 

@@ -369,7 +369,7 @@ def test_a_jobs_account_reads_and_writes_what_it_was_granted_and_owns_what_it_wr
     package = lab.put("trainer-0.1.tar.gz", sdist())
     rows = people.opened(server)
     held, number = keys.load(server.home / "keys"), schemas.TrainingInput(python_module="m")
-    work = plan.training(server.project, 1, fresh("j"), number, runtime="2.21", python="3.11")
+    (work,) = plan.training(server.project, 1, fresh("j"), number, runtime="2.21", python="3.11")
     identity, name = server.address.service_agent, fresh("attempt")
     rows.write(lambda tx: attempts.create(tx, name, "test", work, identity=identity, now=time.time()))
     own = {"Authorization": f"Bearer {held.replica_token(name, now=time.time())}"}

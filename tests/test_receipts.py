@@ -129,8 +129,8 @@ def test_a_receipt_holds_nothing_that_only_names_the_run(tmp_path):
     made = [
         receipts.of(work, runtimes.resolve("2.21", None), [archive], Path("/nowhere/bin/python"))
         for work in (
-            plan.training("first", 1, "job_1", told, runtime="2.21", python="3.11"),
-            plan.training("second", 2, "job_2", told, runtime="2.21", python="3.11"),
+            *plan.training("first", 1, "job_1", told, runtime="2.21", python="3.11"),
+            *plan.training("second", 2, "job_2", told, runtime="2.21", python="3.11"),
             *plan.local(told, project="third", python="3.11"),
         )
     ]

@@ -18,6 +18,7 @@ PAUSE_S = 0.5
 
 def ended(code=None, error="", reason=None, number=1, restart=0, retry=0):
     known = {"id": "a", "project": "p", "kind": "job", "subject": "j", "task": "master-replica-0", "identity": "sa"}
+    known |= {"trial": "", "gang": ""}
     times = {"created": 1.0, "ran": None, "spoke": None, "heard": None, "ended": 2.0}
     return Attempt(
         **known,

@@ -280,7 +280,7 @@ def test_an_owners_service_account_may_what_the_owner_may(server):
 def test_a_replicas_token_reports_on_its_attempt_and_opens_nothing_else(server):
     held = keys.load(server.home / "keys")
     rows = Database(server.home / "taxiway.db")
-    work = plan.training(
+    (work,) = plan.training(
         server.project, 1, "no_job", schemas.TrainingInput(python_module="m"), runtime="2.21", python="3.11"
     )
     identity = server.address.service_agent

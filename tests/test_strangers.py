@@ -171,7 +171,7 @@ class World:
         key = msgspec.json.decode(server.key.read_bytes())
         rows, now = people.opened(server), time.time()
         input = schemas.TrainingInput(python_module=SECRET, runtime_version="2.21", python_version="3.11")
-        work = plan.training(project, 1, "j", input, runtime="2.21", python="3.11")
+        (work,) = plan.training(project, 1, "j", input, runtime="2.21", python="3.11")
         operation = rows.write(lambda tx: registry.begin(tx, project, "CREATE_VERSION", "m", "v", now=now)).id
         rows.write(lambda tx: attempts.create(tx, "a1", "test", work, identity=key["client_email"], now=now))
         rows.write(lambda tx: tx.execute(tables.versions.insert().values(**a_version(project, now))))

@@ -26,12 +26,12 @@ def get_work(call: Call) -> dict[str, Any]:
 
 
 def heartbeat(call: Call) -> dict[str, Any]:
-    """The replica lives. Once its code runs, so does its job, at once: a quick job passes through RUNNING too."""
+    """The replica lives. Once its code and that of all beside it runs, so does the job, at once: a quick one too."""
     state = _of(call, "state", str)
 
     def save(tx: sa.Connection) -> None:
         attempt = attempts.hear(tx, call.path["attempt"], state, now=call.now)
-        if attempt is not None and attempt.kind == KIND and state == "RUNNING":
+        if attempt is not None and attempt.kind == KIND and state == "RUNNING" and attempts.all_up(tx, attempt):
             queue.runs(tx, attempt.project, attempt.subject, now=call.now)
 
     call.house.db.write(save)

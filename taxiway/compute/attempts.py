@@ -32,6 +32,8 @@ class Attempt:
     kind: str
     subject: str
     task: str
+    trial: str
+    gang: str
     number: int
     restart: int
     retry: int
@@ -55,9 +57,9 @@ class Attempt:
         return self.state in LIVE
 
     @property
-    def trial(self) -> str:
-        """The number of the trial that it works on; "" for a job that tunes nothing."""
-        return str(self.work.get("trial", ""))
+    def over(self) -> bool:
+        """Whether it has ended, and nothing of it is left to be seen to."""
+        return not self.live and self.remains is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +78,9 @@ def create(
     tx: sa.Connection, attempt: str, kind: str, work: Work, *, identity: str, now: float, turn: Turn = FIRST
 ) -> Attempt:
     """Commit an attempt; every earlier one of the same replica is fenced in the same transaction."""
-    same = (
-        (attempts.c.project == work.project)
-        & (attempts.c.kind == kind)
-        & (attempts.c.subject == work.subject)
-        & (attempts.c.task == work.task)
-    )
-    superseded = {"state": "FENCED", "reason": "Superseded", "ended": now}
-    tx.execute(attempts.update().where(same & attempts.c.state.in_(LIVE)).values(**superseded))
+    same = _of(work.project, kind, work.subject) & (attempts.c.task == work.task)
+    earlier = same & (attempts.c.trial == work.trial) & attempts.c.state.in_(LIVE)
+    tx.execute(attempts.update().where(earlier).values(state="FENCED", reason="Superseded", ended=now))
     number = tx.execute(sa.select(sa.func.count()).select_from(attempts).where(same)).scalar_one() + 1
     tx.execute(
         attempts.insert().values(
@@ -92,6 +89,8 @@ def create(
             kind=kind,
             subject=work.subject,
             task=work.task,
+            trial=work.trial,
+            gang=work.gang,
             number=number,
             restart=turn.restart,
             retry=turn.retry,
@@ -120,26 +119,38 @@ def get(db: Database, attempt: str) -> Attempt:
 
 
 def known(rows: sa.Connection, ids: Collection[str]) -> set[str]:
-    """Those of the ids that are attempts."""
-    return set(rows.execute(sa.select(attempts.c.id).where(attempts.c.id.in_(ids))).scalars())
+    """Those of the ids that are attempts, or gangs of which some live."""
+    found = sa.select(attempts.c.id).where(attempts.c.id.in_(ids))
+    gangs = sa.select(attempts.c.gang).where(attempts.c.gang.in_(ids), attempts.c.state.in_(LIVE))
+    return {*rows.execute(found).scalars(), *rows.execute(gangs).scalars()}
 
 
 def last(rows: sa.Connection, project: str, kind: str, subject: str) -> Attempt | None:
     """The newest attempt of a job or a version."""
-    row = rows.execute(
-        sa.select(attempts)
-        .where(attempts.c.project == project, attempts.c.kind == kind, attempts.c.subject == subject)
-        .order_by(attempts.c.number.desc())
-        .limit(1)
-    ).first()
+    asked = sa.select(attempts).where(_of(project, kind, subject)).order_by(attempts.c.number.desc()).limit(1)
+    row = rows.execute(asked).first()
     return Attempt(**row._mapping) if row else None
 
 
 def of(rows: sa.Connection, project: str, kind: str, subject: str) -> list[Attempt]:
-    """Every attempt of a job or a version, the first one first."""
-    same = (attempts.c.project == project) & (attempts.c.kind == kind) & (attempts.c.subject == subject)
-    found = rows.execute(sa.select(attempts).where(same).order_by(attempts.c.number))
+    """Every attempt of a job or a version, of each task the first one first."""
+    found = rows.execute(sa.select(attempts).where(_of(project, kind, subject)).order_by(attempts.c.number))
     return [Attempt(**row._mapping) for row in found]
+
+
+def latest(rows: sa.Connection, project: str, kind: str, subject: str) -> list[Attempt]:
+    """The newest attempt of each replica of a job, by trial and place."""
+    newest: dict[tuple[str, str], Attempt] = {}
+    for each in of(rows, project, kind, subject):
+        newest[each.trial, each.task] = each
+    return sorted(newest.values(), key=lambda each: (int(each.trial or 0), each.work.get("place", 0)))
+
+
+def all_up(rows: sa.Connection, attempt: Attempt) -> bool:
+    """Whether the code of each replica beside this one runs, or has run."""
+    beside = _of(attempt.project, attempt.kind, attempt.subject) & (attempts.c.trial == attempt.trial)
+    late = sa.select(attempts.c.id).where(beside, attempts.c.state.in_(LIVE[:-1])).limit(1)
+    return rows.execute(late).first() is None
 
 
 def live(rows: sa.Connection, kind: str) -> Sequence[Attempt]:
@@ -234,6 +245,10 @@ def fence(tx: sa.Connection, attempt: str, *, reason: str = "Superseded", error:
     """From here on nothing that the attempt says counts, and its tokens are dead. One that has ended stays as it is."""
     alive = (attempts.c.id == attempt) & attempts.c.state.in_(LIVE)
     tx.execute(attempts.update().where(alive).values(state="FENCED", reason=reason, error=error, ended=now))
+
+
+def _of(project: str, kind: str, subject: str) -> sa.ColumnElement[bool]:
+    return (attempts.c.project == project) & (attempts.c.kind == kind) & (attempts.c.subject == subject)
 
 
 def word(exit_code: int) -> str:

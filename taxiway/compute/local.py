@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,6 +107,15 @@ class Local:
                     each.kill()
             psutil.wait_procs(left, timeout=GRACE_S / 10)  # then look again: one may have forked meanwhile
         self._reap()
+
+    @staticmethod
+    def ports(count: int) -> list[int]:
+        """Ports of this host that nobody listens on now, and so neither in a network of a job's own."""
+        with ExitStack() as until:
+            taken = [until.enter_context(socket.socket()) for _ in range(count)]
+            for each in taken:
+                each.bind(("127.0.0.1", 0))
+            return [int(each.getsockname()[1]) for each in taken]
 
     def said(self, attempt: str) -> Iterator[handles.Said]:
         """Every line that the replica kept on its disk and that the server may not have."""

@@ -250,7 +250,9 @@ attempts = sa.Table(
     _text("kind"),  # job | version
     _text("subject"),  # the job's id, or model/version
     _text("task"),  # master-replica-0
-    _whole("number"),  # 1, 2, ... of this subject
+    _text("trial", server_default=sa.text("''")),  # of a job that tunes: 1, 2, ...
+    _text("gang", server_default=sa.text("''")),  # which try of a job of several replicas it belongs to
+    _whole("number"),  # 1, 2, ... of this subject's task
     _whole("restart", server_default="0"),  # how often its replica was started again within this try of the job
     _whole("retry", server_default="0"),  # how often the whole job was tried again before it
     sa.Column("pause", sa.Float, nullable=False, server_default="0"),  # seconds between its commit and its start

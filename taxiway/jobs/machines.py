@@ -17,9 +17,10 @@ from typing import Any
 
 import msgspec
 
-from taxiway import errors
+from taxiway import errors, plan
 from taxiway.jobs import host
 from taxiway.jobs.host import Gpu, Host
+from taxiway.plan import Seat
 from taxiway.schemas import DiskConfig, ReplicaConfig, TrainingInput
 
 tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -143,6 +144,27 @@ class Machines:
         used = Counter(busy or {})
         gpus = sorted(self._gpus(told, asked), key=lambda gpu: (used[gpu.index], gpu.index))[: asked.accelerators]
         return Share(cpus, memory, tuple(sorted(gpu.index for gpu in gpus)))
+
+    def seats(self, told: TrainingInput, busy: Mapping[int, int] | None = None) -> list[Seat]:
+        """One for each replica that runs, the primary first, with what it gets of this host.
+
+        CUSTOM runs what it asked for. A named tier keeps at least one of each role, and as many more as there are
+        processors for, in its own proportion; the machines' memory is what the host has, in that of theirs.
+        """
+        roles = self.roles(told)
+        counts = {role: roles[role].count for role in plan.ROLES if role in roles}
+        if told.scale_tier != CUSTOM:
+            counts = scaled(counts, int(self.host.cpus))
+        machines = {role: self._machine(roles[role].type) for role in counts}
+        whole = sum(count * machines[role].memory for role, count in counts.items())
+        part = min(1.0, self.host.memory * (1 - KEPT) / whole)
+        seats = [
+            Seat(role, min(machines[role].cpus, self.host.cpus), int(machines[role].memory * part))
+            for role, count in counts.items()
+            for _ in range(count)
+        ]
+        gpus = self.share(told, busy).gpus if self.host.gpus else None
+        return [seats[0]._replace(gpus=gpus), *(seat._replace(gpus=None if gpus is None else ()) for seat in seats[1:])]
 
     def units(self, told: TrainingInput) -> float:
         """ML units of an hour of all the machines that were asked for."""
@@ -277,6 +299,21 @@ class Machines:
 
     def _offered(self) -> str:
         return f"There are: {', '.join(self.table.machines)}."
+
+
+def scaled(counts: Mapping[str, int], most: int) -> dict[str, int]:
+    """At most so many replicas in all, in about the proportion of `counts`, and at least one of each role.
+
+    >>> scaled({"master": 1, "parameter_server": 3, "worker": 4}, 4)
+    {'master': 1, 'parameter_server': 1, 'worker': 2}
+    >>> scaled({"master": 1, "parameter_server": 3, "worker": 4}, 64)
+    {'master': 1, 'parameter_server': 3, 'worker': 4}
+    """
+    got = {role: min(count, 1) for role, count in counts.items()}
+    while sum(got.values()) < min(most, sum(counts.values())):
+        shortest = min((role for role in counts if got[role] < counts[role]), key=lambda role: got[role] / counts[role])
+        got[shortest] += 1
+    return got
 
 
 def read(home: Path | None = None, *, on: Host | None = None) -> Machines:

@@ -232,6 +232,14 @@ def move(tx: sa.Connection, project: str, job: str, to: State, *, worker: str | 
     return found
 
 
+def touch(tx: sa.Connection, project: str, job: str, *, worker: str, **changes: Any) -> None:
+    """Change the row of a job that prepares or runs, by the word of its worker. Raises FailedPrecondition."""
+    held = _is(project, job) & (jobs.c.worker == worker)
+    held &= jobs.c.state.in_([State.PREPARING.value, State.RUNNING.value])
+    if not tx.execute(jobs.update().where(held).values(etag=jobs.c.etag + 1, **changes)).rowcount:
+        raise errors.FailedPrecondition(f"The job {job} is not {worker}'s any more, or is over.")
+
+
 def runs(tx: sa.Connection, project: str, job: str, *, now: float) -> None:
     """The job's replica runs its code: PREPARING -> RUNNING. A job that is not PREPARING stays what it is."""
     preparing = _is(project, job) & (jobs.c.state == State.PREPARING.value)

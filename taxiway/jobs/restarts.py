@@ -16,23 +16,27 @@ RETRIES = 3
 LONGEST_S = 15.0  # between an end and the next start
 MOST = (RESTARTS + 1) * (RETRIES + 1)
 COMPLETED, ERROR, SIGNAL, OOM, LOST = "Completed", "Error", "Signal", handles.OOM, "Lost"
+STOPPED = "Stopped"  # by the service, because its job was over or began anew
 AGAIN = (SIGNAL, OOM, LOST)
 
 
 def reason(attempt: Attempt) -> str:
     """Why an attempt that is over ended, in a word."""
-    if attempt.reason in (COMPLETED, ERROR, *AGAIN):
+    if attempt.reason in (COMPLETED, ERROR, STOPPED, *AGAIN):
         return attempt.reason
     return LOST if attempt.exit_code is None else word(attempt.exit_code)
 
 
-def following(attempt: Attempt, pause_s: float) -> Turn | None:
-    """The turn of its successor; None if it has none. `pause_s` is the first pause; each is twice the one before."""
-    if reason(attempt) not in AGAIN:
+def following(attempt: Attempt, pause_s: float, *, shaken: bool = False) -> Turn | None:
+    """The turn of its successor; None if it has none. `pause_s` is the first pause; each is twice the one before.
+
+    A program that ended by an error because a replica beside it was lost is `shaken`, and started again too.
+    """
+    if reason(attempt) not in AGAIN and not shaken:
         return None
     if attempt.restart < RESTARTS:
         return Turn(attempt.restart + 1, attempt.retry, min(LONGEST_S, pause_s * 2**attempt.restart))
-    if attempt.retry < RETRIES:
+    if attempt.retry < RETRIES and not shaken:
         return Turn(0, attempt.retry + 1, min(LONGEST_S, pause_s * 2 ** (RESTARTS + attempt.retry)))
     return None
 

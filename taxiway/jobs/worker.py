@@ -1,4 +1,4 @@
-"""The worker: claims a job, starts its replica, listens to its reports, and moves it to its end."""
+"""The worker: claims a job, starts its replicas, listens to their reports, and moves it to its end."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import time
 import traceback
 import uuid
 from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import sqlalchemy as sa
 
 from taxiway import errors, handles, plan
@@ -22,7 +24,7 @@ from taxiway.compute.local import Local
 from taxiway.db.database import Database
 from taxiway.iam import projects
 from taxiway.iam.keys import Keys
-from taxiway.jobs import line, queue, restarts, scheduling
+from taxiway.jobs import gangs, line, queue, restarts, scheduling
 from taxiway.jobs.clock import Clock
 from taxiway.jobs.machines import Machines
 from taxiway.jobs.queue import Job
@@ -152,41 +154,60 @@ class Worker:
 
     def _give_up(self, key: tuple[str, str]) -> None:
         try:
-            job, attempt = queue.get(self.db, *key), self._last_attempt(*key)
-            if attempt is not None:
-                self._fence(attempt, restarts.ERROR, "INTERNAL")
-                self._bury(attempt)
+            job, tries = queue.get(self.db, *key), self._tries(*key)
+            self._disband(tries, restarts.ERROR, "INTERNAL")
             self._end(job, State.FAILED, "INTERNAL: the service failed on this job; its log has the traceback.")
         except Exception:  # noqa: BLE001 - the same edge; the next turn tries again
             log.error("job %s/%s could not be ended\n%s", *key, traceback.format_exc())
 
-    def _last_attempt(self, project: str, job: str) -> Attempt | None:
+    def _tries(self, project: str, job: str) -> list[Attempt]:
+        """The newest attempt of each of its replicas."""
         with self.db.read() as rows:
-            return attempts.last(rows, project, KIND, job)
+            return attempts.latest(rows, project, KIND, job)
 
     def _step(self, job: Job) -> None:
         """Bring one held job as far as it can go now."""
-        attempt = self._last_attempt(job.project, job.id)
+        tries = self._tries(job.project, job.id)
         if job.state is State.CANCELLING:
-            self._cancel(job, attempt)
-        elif self._over(job, attempt):
+            self._disband(tries, "Cancelled")
+            self._end(job, State.CANCELLED)
+        elif self._over(job, tries):
             self.wake()  # it is CANCELLING now
-        elif attempt is None:
+        elif not tries:
             self._start(job, FIRST, "Waiting for job to be provisioned.", "Waiting for training program to start.")
-        elif not attempt.live:
-            self._settle(job, attempt)
-        elif not attempt.handle:
-            self._launch(job, attempt)  # committed, and perhaps started: the engine knows
         else:
-            self._watch(job, attempt)
+            going = [each for each in tries if each.live and each.handle]
+            for each in going:
+                self._look(each)
+            self._together(self._look, [each for each in tries if each not in going])
+            self._settle(job, self._tries(job.project, job.id))
 
-    def _over(self, job: Job, attempt: Attempt | None) -> bool:
-        """Whether the job was cancelled now, for its time; one whose replica has ended by itself is not."""
+    def _look(self, attempt: Attempt) -> None:
+        """Bring one attempt as far as it can go now, to its end if that has come."""
+        if attempt.live and not attempt.handle:
+            self._launch(attempt)  # committed, and perhaps started: the engine knows
+        elif attempt.live:
+            self._watch(attempt)
+        elif not attempt.over:
+            self._bury(attempt)
+
+    @staticmethod
+    def _together(do: Callable[[Attempt], None], tries: Sequence[Attempt]) -> None:
+        """With each at the same time: to start a replica takes a moment, as to end one may."""
+        if len(tries) == 1:
+            do(tries[0])
+        elif tries:
+            with ThreadPoolExecutor(len(tries), thread_name_prefix="taxiway-replica") as hands:
+                list(hands.map(do, tries))
+
+    def _over(self, job: Job, tries: Sequence[Attempt]) -> bool:
+        """Whether the job was cancelled now, for its time; one whose primary has ended by itself is not."""
         now = self._now(job)
         if time.monotonic() < self._listens or not scheduling.over(
             job.training, created=job.created, started=job.started, now=now
         ):
             return False
+        attempt = gangs.primary(tries) if tries else None
         ended = self.engine.poll(attempt.handle) if attempt is not None and attempt.handle else None
         if (attempt is not None and attempt.state == "ENDED") or (ended is not None and ended.code != handles.LOST):
             return False
@@ -197,29 +218,54 @@ class Worker:
         return self._clock.since(job.created if job.started is None else job.started)
 
     def _start(self, job: Job, turn: Turn, *why: str, severity: str = "INFO") -> None:
-        """Commit an attempt, then start it, at once or after its pause."""
+        """Commit an attempt of each of its replicas, then start them, at once or after their pause."""
         project = projects.get(self.db, job.project)
-        share = self.machines.share(job.training, self._busy_gpus())
-        work = plan.training(
+        seats = self.machines.seats(job.training, self._busy_gpus())
+        works = plan.training(
             job.project,
             project.number,
             job.id,
             job.training,
             runtime=job.training.runtime_version,
             python=job.training.python_version,
-            cpus=share.cpus,
-            memory=share.memory,
-            gpus=share.gpus if self.machines.host.gpus else None,
+            seats=seats,
+            ports=self.engine.ports(len(seats)),
+            gang=f"gang-{uuid.uuid4().hex}",
         )
+        identity = job.training.service_account or projects.service_agent(project.number)
+        self._commit(job, works, identity, turn, *why, severity=severity, anew=True)
+
+    def _restart(self, job: Job, attempt: Attempt, turn: Turn) -> None:
+        """Commit another attempt of one replica beside the others: at its place, with its work and its addresses."""
+        work = msgspec.convert(attempt.work, plan.Work)
+        why = restarts.announcement(attempt, turn)
+        self._commit(job, [work], attempt.identity, turn, why, severity="WARNING", anew=False)
+
+    def _commit(
+        self,
+        job: Job,
+        works: Sequence[plan.Work],
+        identity: str,
+        turn: Turn,
+        *why: str,
+        severity: str,
+        anew: bool,
+    ) -> None:
         now = time.time()
 
-        def save(tx: sa.Connection) -> Attempt:
-            queue.move(tx, job.project, job.id, State.PREPARING, worker=self.name, attempts=job.attempts + 1)
+        def save(tx: sa.Connection) -> list[Attempt]:
+            change = {"attempts": job.attempts + len(works)}
+            if anew:
+                queue.move(tx, job.project, job.id, State.PREPARING, worker=self.name, **change)
+            else:
+                queue.touch(tx, job.project, job.id, worker=self.name, **change)
             logs.say(tx, job.project, job.id, *why, severity=severity, now=now)
-            identity = job.training.service_account or projects.service_agent(project.number)
-            return attempts.create(tx, uuid.uuid4().hex, KIND, work, identity=identity, now=now, turn=turn)
+            return [
+                attempts.create(tx, uuid.uuid4().hex, KIND, work, identity=identity, now=now, turn=turn)
+                for work in works
+            ]
 
-        self._launch(job, self.db.write(save))
+        self._together(self._launch, self.db.write(save))
 
     def _busy_gpus(self) -> Counter[int]:
         """How many replicas use each of the host's GPUs."""
@@ -228,13 +274,14 @@ class Worker:
         with self.db.read() as rows:
             return Counter(index for each in attempts.live(rows, KIND) for index in each.work.get("gpus", ()))
 
-    def _launch(self, job: Job, attempt: Attempt) -> None:
+    def _launch(self, attempt: Attempt) -> None:
         if self._pauses(attempt):
             return
         try:
             handle = self.engine.start(attempt, self.keys.replica_token(attempt.id, now=time.time()))
         except errors.Unavailable as error:  # killed before it could say that it lives, or the host is out of breath
-            self._lose(job, attempt, str(error))
+            self._fence(attempt, restarts.LOST, str(error))
+            self.wake()
             return
         attempts.hold(self.db, attempt.id, handle)
 
@@ -250,45 +297,53 @@ class Worker:
         self._due.pop(attempt.id, None)
         return False
 
-    def _watch(self, job: Job, attempt: Attempt) -> None:
+    def _watch(self, attempt: Attempt) -> None:
         ended = self.engine.poll(attempt.handle)
         if ended is None:
             return
         attempt = attempts.get(self.db, attempt.id)  # its report may have come in between
         if attempt.live and ended.code != handles.LOST:
             attempts.finish(self.db, attempt.id, ended, now=time.time())
-            attempt = attempts.get(self.db, attempt.id)
-        if attempt.live:
-            self._lose(job, attempt)
-        else:
-            self._settle(job, attempt)
+        elif attempt.live:
+            self._fence(attempt, restarts.LOST)
+        self._bury(attempts.get(self.db, attempt.id))
 
-    def _lose(self, job: Job, attempt: Attempt, why: str = "") -> None:
-        self._fence(attempt, restarts.LOST, why)
-        self._settle(job, attempts.get(self.db, attempt.id))  # as it is now: its report may have come in between
-
-    def _settle(self, job: Job, attempt: Attempt) -> None:
-        """The attempt is over: make sure that nothing of it is left, then start its successor or end the job."""
-        self._bury(attempt)
-        if restarts.reason(attempt) == restarts.COMPLETED:
+    def _settle(self, job: Job, tries: Sequence[Attempt]) -> None:
+        """What is over was seen to: start what follows, or end the job."""
+        if any(not each.live and not each.over for each in tries):
+            self.wake()  # it ended in this moment
+            return
+        then = gangs.following(tries, pause_s=self._pause_s, now=time.time())
+        if isinstance(then, gangs.Over) and then.well:
+            self._disband(tries, restarts.STOPPED)
             if job.state is State.PREPARING:  # it ended while this server was away
-                started = attempt.created if job.started is None else job.started  # the first time counts
+                started = then.attempt.created if job.started is None else job.started  # the first time counts
                 job = self._move(job, State.RUNNING, started=started)
             self._end(job, State.SUCCEEDED)
+        elif isinstance(then, gangs.Over):
+            self._disband(tries, restarts.STOPPED)
+            self._end(job, State.FAILED, restarts.last_words(then.attempt))
+        elif then is None:
             return
-        turn = restarts.following(attempt, self._pause_s)
-        if turn is None:
-            self._end(job, State.FAILED, restarts.last_words(attempt))
         elif queue.cancel_if_over(self.db, job.project, job.id, now=self._now(job)):
             self.wake()  # it is CANCELLING now
+        elif then.all:
+            self._disband(tries, restarts.STOPPED)
+            self._start(job, then.turn, restarts.announcement(then.attempt, then.turn), severity="WARNING")
         else:
-            self._start(job, turn, restarts.announcement(attempt, turn), severity="WARNING")
+            self._restart(job, then.attempt, then.turn)
 
-    def _cancel(self, job: Job, attempt: Attempt | None) -> None:
-        if attempt is not None:
-            self._fence(attempt, "Cancelled")
-            self._bury(attempt)
-        self._end(job, State.CANCELLED)
+    def _disband(self, tries: Sequence[Attempt], reason: str, error: str = "") -> None:
+        """End all that still lives of a gang, and its network."""
+        for each in tries:
+            if each.live:
+                self._fence(each, reason, error)
+        self._together(self._bury, [attempts.get(self.db, each.id) for each in tries if not each.over])
+        for gang in {each.gang for each in tries if each.gang}:
+            self.engine.stop(gang, "")
+            self.engine.clear(gang)
+            if any((left := self.engine.remains(gang)).values()):
+                log.error("job %s/%s: left of its network: %s", tries[0].project, tries[0].subject, left)
 
     def _fence(self, attempt: Attempt, reason: str, error: str = "") -> None:
         now = time.time()

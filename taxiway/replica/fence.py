@@ -51,7 +51,7 @@ class Fence:
             if hosts:
                 allowed = [*hosts, *self.order.allowed]
                 stack.enter_context(tunnel.run_in_thread(lambda made: _lead(made, held.proxy, allowed)))
-                proxy = relay.PROXY
+                proxy = relay.proxy_of(held)
             memory = ground.memory_of(self.work)
             name = f"taxiway-build-{self.order.attempt}"
             group = cgroups.make(name, memory=memory, cpus=self.work.cpus, processes=ground.PROCESSES)

@@ -97,7 +97,10 @@ def laid(work: Work, identity: str, wire: Wire, *, read: Sequence[Path], python:
         handles.MARK: wire.order.attempt,
     }
     with ExitStack() as stack:
-        held = stack.enter_context(jail.wanted(wire.order.jail, lambda why: say(why, "WARNING")))
+        gang = folder.parent / work.gang if work.gang else None
+        held = stack.enter_context(
+            jail.wanted(wire.order.jail, lambda why: say(why, "WARNING"), gang=gang, place=work.place)
+        )
         if held is None:
             variables = stack.enter_context(relay.beside(work, identity, wire))
             own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}

@@ -9,6 +9,7 @@ system calls. What the code finds at Google's names is what was handed out by th
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import shutil
@@ -20,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from taxiway import errors, names
+from taxiway import errors, handles, names
 from taxiway.replica import holder, syscalls
 
 TOOLS = ("bwrap", "nsenter")
@@ -71,6 +72,7 @@ class Jail:
     metadata: socket.socket
     proxy: socket.socket
     filter: int | None  # the file of the system calls' filter
+    place: int = 0  # whose names lead here, of those who share the network
 
     def enter(self, command: Sequence[str], seen: Seen, scratch: Path, procs: Sequence[str], data: int) -> list[str]:
         """The command that runs another one in here. `scratch` takes a few small files; `procs` are the groups to
@@ -78,7 +80,17 @@ class Jail:
         limits = ["sh", "-c", JOIN, "sh", " ".join(procs), str(data // 1024) if data else ""]
         network = ["nsenter", "--user", "--net", "--preserve-credentials", "-t", str(self.pid), "--"]
         calls = [] if self.filter is None else ["--seccomp", str(self.filter)]
-        return [*limits, *network, "bwrap", *ALONE, *calls, *_machine(), *_files(seen, scratch), "--", *command]
+        return [
+            *limits,
+            *network,
+            "bwrap",
+            *ALONE,
+            *calls,
+            *_machine(),
+            *_files(seen, scratch, self.place),
+            "--",
+            *command,
+        ]
 
     @property
     def passed(self) -> list[int]:
@@ -101,47 +113,112 @@ def opened() -> Iterator[Jail]:
     ours, its = socket.socketpair()
     with ours:
         with its:
-            command = [*_HOLDING, sys.executable, "-I", "-S", holder.__file__, str(its.fileno())]
-            process = subprocess.Popen(
-                command,
-                pass_fds=[its.fileno()],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
+            process = _hold(its)
         with process:
             try:
-                ours.settimeout(START_S)
-                pid, ends, *_ = socket.recv_fds(ours, 64, len(holder.ENDS))
-                if len(ends) < len(holder.ENDS):
-                    raise OSError(
-                        (process.communicate(timeout=END_S)[0] or b"").decode(errors="replace").strip()[-500:]
-                    )
-            except (OSError, subprocess.TimeoutExpired) as error:
-                process.kill()
-                raise Lacking(f"this machine lets nobody make a network of one's own ({error}).") from error
-            sockets = [socket.socket(fileno=each) for each in ends]
-            calls = syscalls.program()
-            try:
-                google, plain, metadata, proxy = sockets
-                yield Jail(int(pid), google, plain, metadata, proxy, calls)
+                yield from _handed(ours, 0, process)
             finally:
-                for each in sockets:
-                    each.close()
-                if calls is not None:
-                    os.close(calls)
                 process.kill()
 
 
 @contextmanager
-def wanted(how: str, tell: Callable[[str], None]) -> Iterator[Jail | None]:
+def joined(folder: Path, place: int) -> Iterator[Jail]:
+    """The network of a gang, whose folder this is, at a place in it. Whoever comes first makes the network; it lasts
+    until the last one has gone. Raises Lacking."""
+    if lack := _lack():
+        raise Lacking(lack)
+    with socket.socket(socket.AF_UNIX) as ours:
+        ours.settimeout(START_S)
+        with _first(folder) as door:
+            if not _knock(ours, door):
+                door.unlink(missing_ok=True)
+                with socket.socket(socket.AF_UNIX) as its:
+                    its.bind(str(door))
+                    its.listen(holder.PLACES)
+                    process = _hold(its, "gang", folder=folder)
+                if not _knock(ours, door):
+                    raise Lacking(f"nobody holds the gang's network: {_last_words(process)}")
+        ours.sendall(str(place).encode())
+        yield from _handed(ours, place, None)
+
+
+def _handed(ours: socket.socket, place: int, process: subprocess.Popen[bytes] | None) -> Iterator[Jail]:
+    try:
+        ours.settimeout(START_S)
+        pid, ends, *_ = socket.recv_fds(ours, 64, holder.ENDS)
+        if len(ends) < holder.ENDS:
+            raise OSError(_last_words(process) if process else "its holder has ended")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Lacking(f"this machine lets nobody make a network of one's own ({error}).") from error
+    sockets = [socket.socket(fileno=each) for each in ends]
+    calls = syscalls.program()
+    try:
+        google, plain, metadata, proxy = sockets
+        yield Jail(int(pid), google, plain, metadata, proxy, calls, place)
+    finally:
+        for each in sockets:
+            each.close()
+        if calls is not None:
+            os.close(calls)
+
+
+@contextmanager
+def _first(folder: Path) -> Iterator[Path]:
+    """The door of a gang's network, while nobody else looks whether it is open."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # a socket's path is short: 107 bytes
+    try:
+        with (folder / "lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield Path(f"/proc/self/fd/{here}/door")
+    finally:
+        os.close(here)
+
+
+def _knock(ours: socket.socket, door: Path) -> bool:
+    try:
+        ours.connect(str(door))
+    except OSError:
+        return False
+    return True
+
+
+def _hold(end: socket.socket, *words: str, folder: Path | None = None) -> subprocess.Popen[bytes]:
+    """A holder: our own child, which ends with us, or a gang's, which ends with the last who joined."""
+    ours = ["--die-with-parent"] if folder is None else []
+    command = [*_HOLDING, *ours, "--", sys.executable, "-I", "-S", holder.__file__, str(end.fileno()), *words]
+    apart = {} if folder is None else {**os.environ, handles.MARK: folder.name}
+    return subprocess.Popen(
+        command,
+        pass_fds=[end.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=apart or None,
+        cwd=folder,
+        start_new_session=folder is not None,
+    )
+
+
+def _last_words(process: subprocess.Popen[bytes]) -> str:
+    try:
+        return (process.communicate(timeout=END_S)[0] or b"").decode(errors="replace").strip()[-500:]
+    except subprocess.TimeoutExpired:
+        return "it says nothing"
+
+
+@contextmanager
+def wanted(how: str, tell: Callable[[str], None], *, gang: Path | None = None, place: int = 0) -> Iterator[Jail | None]:
     """A jail as an order wants it; None, and `tell` hears why, where there can be none and it may be without.
+
+    With a `gang`, the folder of that, it is joined at a place.
 
     Raises FailedPrecondition where there can be none and there must be one.
     """
     with ExitStack() as stack:
         held = None
         try:
-            held = None if how == "off" else stack.enter_context(opened())
+            held = None if how == "off" else stack.enter_context(joined(gang, place) if gang else opened())
         except Lacking as lack:
             if how == "require":
                 raise errors.FailedPrecondition(
@@ -154,9 +231,9 @@ def wanted(how: str, tell: Callable[[str], None]) -> Iterator[Jail | None]:
 
 
 _HOLDING = (
-    *("bwrap", "--unshare-user", "--unshare-net", "--uid", "0", "--gid", "0", "--die-with-parent"),
+    *("bwrap", "--unshare-user", "--unshare-net", "--uid", "0", "--gid", "0"),
     *("--cap-drop", "ALL", "--cap-add", "CAP_NET_ADMIN", "--cap-add", "CAP_NET_BIND_SERVICE"),
-    *("--cap-add", "CAP_SYS_ADMIN", "--ro-bind", "/", "/", "--dev", "/dev", "--"),
+    *("--cap-add", "CAP_SYS_ADMIN", "--ro-bind", "/", "/", "--dev", "/dev"),
 )
 
 
@@ -191,7 +268,7 @@ def _machine() -> list[str]:
     return words
 
 
-def _files(seen: Seen, scratch: Path) -> list[str]:
+def _files(seen: Seen, scratch: Path, own: int) -> list[str]:
     words: list[str] = []
     for place, folder in seen.write.items():
         words += ["--bind", str(folder), place]
@@ -202,22 +279,22 @@ def _files(seen: Seen, scratch: Path) -> list[str]:
     for each in TRUSTED:
         words += ["--symlink", BUNDLE, each]
     scratch.mkdir(mode=0o700, exist_ok=True)
-    for name, text in _own_files().items():
+    for name, text in _own_files(own).items():
         (scratch / name).write_text(text, encoding="utf-8")
         words += ["--ro-bind", str(scratch / name), f"/etc/{name}"]
     return [*words, "--remount-ro", "/"]
 
 
 @functools.cache
-def _own_files() -> dict[str, str]:
+def _own_files(place: int) -> dict[str, str]:
     """What stands in /etc: who there is, and where names lead."""
     regions = [f"{region}-ml" for region in names.REGIONS]
     google = " ".join(f"{each}.googleapis.com" for each in [*APIS, *regions])
     return {
         "passwd": f"{NAME}:x:{USER}:{USER}::{HOME}:/bin/sh\n",
         "group": f"{NAME}:x:{USER}:\n",
-        "hosts": f"127.0.0.1 localhost {NAME}\n{holder.GOOGLE} googleapis.com accounts.google.com {google}\n"
-        f"{holder.METADATA} metadata.google.internal metadata\n",
+        "hosts": f"127.0.0.1 localhost {NAME}\n{holder.google(place)} googleapis.com accounts.google.com {google}\n"
+        f"{holder.metadata(place)} metadata.google.internal metadata\n",
         "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
         "resolv.conf": "",
         "host.conf": "multi on\n",

@@ -17,7 +17,6 @@ from taxiway.replica.jail import Jail
 from taxiway.replica.wire import Wire
 
 HOLD_S = 3600.0  # how long a connection is held while the server is away
-PROXY = f"http://{holder.PROXY}:{holder.ENDS[-1][1]}"  # of a jail
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
 
@@ -54,7 +53,16 @@ def inside(held: Jail, work: Work, identity: str, wire: Wire) -> Iterator[dict[s
     speaker = _speaker(work, identity, wire)
     with tunnel.run_in_thread(ready), closing(speaker):
         speaker.start(listening=held.metadata)
-        yield {**tunnel.variables(PROXY if allowed else "", jail.BUNDLE), **_named(work)}
+        variables = tunnel.variables(proxy_of(held) if allowed else "", jail.BUNDLE)
+        own = holder.metadata(held.place)
+        apart = dict.fromkeys(("GCE_METADATA_HOST", "GCE_METADATA_IP", "GCE_METADATA_ROOT"), own) if held.place else {}
+        yield {**variables, **apart, **_named(work)}
+
+
+def proxy_of(held: Jail) -> str:
+    """The URL of a jail's proxy, in there."""
+    host, port = holder.ends(held.place)[-1]
+    return f"http://{host}:{port}"
 
 
 def _tls(wire: Wire) -> tunnel.Upstream:

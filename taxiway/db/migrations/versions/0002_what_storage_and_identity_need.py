@@ -144,6 +144,8 @@ def upgrade() -> None:
         batch_op.create_index("ix_jobs_list", ["project", "position"], unique=False)
 
     with op.batch_alter_table("attempts", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("trial", sa.Text(), server_default=sa.text("''"), nullable=False))
+        batch_op.add_column(sa.Column("gang", sa.Text(), server_default=sa.text("''"), nullable=False))
         batch_op.add_column(sa.Column("restart", sa.BigInteger(), server_default="0", nullable=False))
         batch_op.add_column(sa.Column("retry", sa.BigInteger(), server_default="0", nullable=False))
         batch_op.add_column(sa.Column("pause", sa.Float(), server_default="0", nullable=False))

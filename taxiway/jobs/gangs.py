@@ -1,0 +1,87 @@
+"""The replicas of one job together: what is to be done next, by the newest attempt of each. Pure.
+
+One replica is a gang of one. When its primary has ended well the job has, whatever the others still do: parameter
+servers never end by themselves, and workers need not. A replica that was lost is started again under its name while the
+others go on. They may fail because of it: a program that loses a peer ends with an error of its own, which therefore
+counts as a loss within a while. Source: https://cloud.google.com/ai-platform/training/docs/distributed-training-details
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from taxiway import plan
+from taxiway.compute.attempts import Attempt, Turn
+from taxiway.jobs import restarts
+
+GRACE_S = 5.0  # for workers and evaluators to end by themselves behind their primary
+SHAKEN_S = 300.0  # after a loss, in which an error of another replica is taken for its consequence
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """`attempt` is followed by another: of its replica alone, or (`all`) of all of them."""
+
+    attempt: Attempt
+    turn: Turn
+    all: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """All of it is over; by `attempt`, which failed, or well if that is the primary's and completed."""
+
+    attempt: Attempt
+    well: bool
+
+
+def primary(tries: Sequence[Attempt]) -> Attempt:
+    return next(each for each in tries if each.task == plan.MASTER)
+
+
+def following(tries: Sequence[Attempt], *, pause_s: float, now: float) -> Again | Over | None:
+    """What follows, of the newest attempts of a gang's replicas; None while all that matter go on.
+
+    `pause_s` is the first pause before a restart. What has ended must have been seen to.
+    """
+    first = primary(tries)
+    ended_well = not first.live and restarts.reason(first) == restarts.COMPLETED
+    failed = [each for each in tries if not each.live and restarts.reason(each) == restarts.ERROR]
+    for each in sorted(failed, key=_end):
+        if not _shaken(each, tries) and (not ended_well or _end(each) < _end(first)):
+            return Over(each, well=False)
+    if ended_well:
+        helpers = [each for each in tries if each.live and role(each) != "ps"]
+        return None if helpers and 0 <= now - _end(first) < GRACE_S else Over(first, well=True)
+    for each in tries:
+        if each.live or restarts.reason(each) in (restarts.COMPLETED, restarts.STOPPED):
+            continue
+        turn = restarts.following(each, pause_s, shaken=_shaken(each, tries))
+        if turn is None:
+            return Over(each, well=False)
+        return Again(each, turn, all=turn.restart == 0 or len(tries) == 1)
+    return None
+
+
+def role(attempt: Attempt) -> str:
+    """master, worker, ps, evaluator."""
+    return attempt.task.partition("-replica-")[0]
+
+
+def _shaken(attempt: Attempt, tries: Sequence[Attempt]) -> bool:
+    """Whether it failed, and another one of them was lost shortly before."""
+    if restarts.reason(attempt) != restarts.ERROR:
+        return False
+    for each in tries:
+        if each.id == attempt.id:
+            continue
+        lost = _end(each) if not each.live and restarts.reason(each) in restarts.AGAIN else None
+        lost = each.created if each.restart else lost
+        if lost is not None and -restarts.LONGEST_S < _end(attempt) - lost < SHAKEN_S:
+            return True
+    return False
+
+
+def _end(attempt: Attempt) -> float:
+    return attempt.created if attempt.ended is None else attempt.ended
