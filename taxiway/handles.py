@@ -15,6 +15,7 @@ from taxiway import files
 # In the environment of everything that a replica starts: how its strays are found. Not a name of ours (TAXIWAY_...),
 # because those are kept from the setup.py of a stranger's package, which must be found as well.
 MARK = "CLOUD_ML_ATTEMPT_ID"
+GANG = "gang-"  # so begins the name of a folder that replicas of one job share, beside those of their attempts
 WORK = "work"  # below an attempt's folder: where its code works, and may write
 LOST = -1  # the exit code of a replica that went without a word; a real one is 0 to 255
 OOM = "OOM"  # an Exit's reason: the limit of memory ended it

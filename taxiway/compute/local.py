@@ -147,6 +147,13 @@ class Local:
 
     def left(self) -> list[str]:
         """The attempts that have a folder here."""
+        return [each for each in self._names() if not each.startswith(handles.GANG)]
+
+    def gangs(self) -> list[str]:
+        """The gangs that have one."""
+        return [each for each in self._names() if each.startswith(handles.GANG)]
+
+    def _names(self) -> list[str]:
         return sorted(each.name for each in self.folder.iterdir()) if self.folder.is_dir() else []
 
     def readdress(self, attempt: str) -> None:
@@ -171,13 +178,13 @@ def sweep(db: Database, engine: Local) -> None:
     The ends of attempts that are known are for those who made them: a job's last words may lie in the folder.
     """
     with db.read() as rows:
-        known = attempts.known(rows, engine.left())
-    for attempt in engine.left():
-        if attempt in known:
-            engine.readdress(attempt)
+        known = attempts.known(rows, [*engine.left(), *engine.gangs()])
+    for name in (*engine.left(), *engine.gangs()):
+        if name in known:
+            engine.readdress(name)
         else:
-            engine.stop(attempt, "")
-            engine.clear(attempt)
+            engine.stop(name, "")
+            engine.clear(name)
 
 
 def strays(attempt: str) -> list[psutil.Process]:

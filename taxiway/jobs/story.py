@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
+from taxiway import plan
 from taxiway.compute import attempts
 from taxiway.compute.attempts import Attempt
 from taxiway.db.database import Database
@@ -81,8 +82,9 @@ def _waiting(wait: line.Wait) -> Waiting:
 
 
 def _stages(job: Job, tries: Sequence[Attempt]) -> Iterator[Stage]:
-    """The queue ends with the first attempt; the other stages are the last one's."""
+    """The queue ends with the first attempt; the other stages are the primary's last one's."""
     queued = job.created if job.queued is None else job.queued
+    tries = [each for each in tries if each.task == plan.MASTER]
     yield _stage("validate", job.created, queued)
     yield _stage("queue", queued, tries[0].created if tries else job.ended)
     if not tries:

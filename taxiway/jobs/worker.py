@@ -230,7 +230,7 @@ class Worker:
             python=job.training.python_version,
             seats=seats,
             ports=self.engine.ports(len(seats)),
-            gang=f"gang-{uuid.uuid4().hex}",
+            gang=f"{handles.GANG}{uuid.uuid4().hex}",
         )
         identity = job.training.service_account or projects.service_agent(project.number)
         self._commit(job, works, identity, turn, *why, severity=severity, anew=True)
