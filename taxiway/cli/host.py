@@ -83,7 +83,8 @@ def run(command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...")], 
 def list_runtimes(format: options.Format = None) -> None:
     """The runtimes on offer, their Pythons, which of them are built here, and what versions they run in place of.
 
-    SIZE is what one takes of the disk, and about what it would take if it is not built yet.
+    SIZE is what one takes of the disk, and about what it would take if it is not built yet. One that is OPT_IN is
+    large: no job gets it before `taxiway runtimes build` was asked for it.
     """
     rows = [_row(runtime, python) for runtime in runtimes.table().values() for python in runtime.pythons]
     columns: list[printing.Column] = [
@@ -300,7 +301,7 @@ def _row(runtime: Runtime, python: str) -> dict[str, Any]:
     state, size, used = "NO_PYTHON", None, None
     if pythons.find(python):
         choice = runtimes.choose(runtime, python)
-        state = "NOT_BUILT"
+        state = "OPT_IN" if runtime.opt_in else "NOT_BUILT"
         if runtimes.ready(choice):
             folder = runtimes.path(choice)
             state, size, used = "BUILT", folders.size(folder), _stamp(folders.last_used(folder))
