@@ -148,6 +148,17 @@ def _file() -> dict[str, Any]:
 @functools.cache
 def table() -> dict[str, Runtime]:
     """Every runtime on offer, by its version."""
+    return _rows("runtimes")
+
+
+@functools.cache
+def tools() -> dict[str, Runtime]:
+    """Programs that jobs find beside their runtime, by name: each has an environment of its own, built and kept as that
+    of a runtime is. None is a runtimeVersion."""
+    return _rows("tools")
+
+
+def _rows(kind: str) -> dict[str, Runtime]:
     folder = Path(__file__).with_name("locks")
     return {
         version: Runtime(
@@ -156,14 +167,14 @@ def table() -> dict[str, Runtime]:
             lock=folder / row["lock"],
             summary=row["summary"],
             mib=row["mib"],
-            frameworks=tuple(row["frameworks"]),
+            frameworks=tuple(row.get("frameworks", ())),
             provides=row.get("provides", {}),
             stands_in=tuple((first, last) for first, last in row.get("stands_in", ())),
             old_pythons=tuple(row.get("old_pythons", ())),
             machines=tuple(row.get("machines", ())),
             opt_in=row.get("opt_in", False),
         )
-        for version, row in _file()["runtimes"].items()
+        for version, row in _file()[kind].items()
     }
 
 
