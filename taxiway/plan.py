@@ -138,7 +138,8 @@ class Place(NamedTuple):
 
 
 def _primary(runtime: str, told: schemas.TrainingInput) -> str:
-    """What the first replica is called in TF_CONFIG: TensorFlow 1 knew a master, TensorFlow 2 knows a chief."""
+    """What the first replica is called in TF_CONFIG: TensorFlow 1 knew a master, TensorFlow 2 knows a chief, as does
+    what is no TensorFlow."""
     return "master" if _is_one(runtime) and not told.use_chief_in_tf_config else "chief"
 
 
@@ -150,7 +151,8 @@ def _is_one(runtime: str) -> bool:
 def _estimator_of_two(runtime: str) -> bool:
     """Whether it is a TensorFlow 2 that has tf.estimator, which would leave evaluation and export to somebody beside a
     chief: one that is alone is told of no cluster, as gcloud's `local train` does."""
-    return (2, 0) <= tuple(map(int, runtime.split("."))) < (2, 16)
+    first, _, second = runtime.partition(".")  # not every runtime is named by numbers
+    return first == "2" and second.isdecimal() and int(second) < 16
 
 
 def _safe_path(python: str) -> list[str]:

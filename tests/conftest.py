@@ -18,11 +18,11 @@ import psutil
 import pytest
 import trainers
 
-from taxiway import address
+from taxiway import address, errors
 from taxiway.address import Address
 from taxiway.db import migrate
 from taxiway.db.database import Database
-from taxiway.environments import runtimes, uv
+from taxiway.environments import runtimes
 from taxiway.replica import jail
 
 ROOT = Path(__file__).parent.parent
@@ -204,7 +204,7 @@ def gsutil_program() -> Path:
     """The program itself; the first test that asks for it builds it, and is skipped where there is no network."""
     try:
         return gsutils.build()
-    except uv.Unreachable as failure:
+    except errors.Unavailable as failure:
         pytest.skip(f"gsutil could not be fetched: {failure}")
 
 

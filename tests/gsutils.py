@@ -1,32 +1,18 @@
-"""Google's own gsutil, in a virtual environment of its own: its old libraries would not get along with ours."""
+"""Google's own gsutil, in the environment that jobs are given it from: its old libraries would not go with ours."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from taxiway.environments import folders, uv
-
-LOCK = Path(__file__).parent.parent / "requirements" / "gsutil.lock"
+from taxiway.environments import runtimes
 
 
 def build() -> Path:
-    """The program, built once for all sessions below the cache. Raises uv.Unreachable without a network."""
-    key = hashlib.sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()[:16]
-    folder = folders.cache() / "tests" / f"gsutil-{key}"
-
-    def install(turn: int, _say: object) -> dict[str, object]:
-        uv.venv(folder, Path(sys.executable).resolve(), "gsutil", turn)
-        wanted = ["--require-hashes", "--requirements", str(LOCK)]
-        uv.run(["pip", "install", "--python", str(folders.interpreter(folder)), *wanted], turn, None)
-        return {"packages": folders.installed(next(folder.glob("lib/python*/site-packages")))}
-
-    folders.once(folder, install, None)
-    return folder / "bin" / "gsutil"
+    """The program, built once for all sessions and for jobs. Raises Unavailable without a network."""
+    return runtimes.build(runtimes.choose(runtimes.tools()["gsutil"], None)).parent / "gsutil"
 
 
 def run(

@@ -2,6 +2,7 @@
 that is packed here: the runtime of these tests holds setuptools and packaging as this interpreter has them."""
 
 import csv
+import dataclasses
 import fcntl
 import hashlib
 import importlib.metadata
@@ -164,6 +165,17 @@ def builder(choice, *packages, how=""):
     argv = [sys.executable, "-c", BUILDER, HERE, str(choice.runtime.lock), how, *map(str, packages)]
     ours = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     return subprocess.Popen(argv, text=True, cwd=Path(__file__).parent.parent, **ours)
+
+
+def test_a_runtime_that_is_opt_in_is_for_jobs_once_somebody_has_built_it(fresh):
+    assert runtimes.unasked(fresh) == ""
+    large = dataclasses.replace(fresh, runtime=dataclasses.replace(fresh.runtime, opt_in=True, mib=2560))
+    assert runtimes.unasked(large) == (
+        f"Runtime version 0.1 for Python {HERE} takes about 2.5 GiB of the server's disk and is built there only by: "
+        "taxiway runtimes build 0.1"
+    )
+    runtimes.build(large)
+    assert runtimes.unasked(large) == ""
 
 
 def test_two_processes_that_want_the_same_runtime_build_it_once(fresh):
@@ -599,10 +611,12 @@ def test_the_command_removes_what_it_said_it_would_and_needs_no_server(stood, tm
 
 def test_the_command_lists_every_runtime_with_what_it_also_runs(fresh):
     rows = json.loads(taxiway("list", "--format", "json").stdout)
-    assert {row["version"] for row in rows} == set(runtimes.table())
-    assert {row["state"] for row in rows} <= {"NOT_BUILT", "NO_PYTHON"}  # in this cache
+    assert {row["version"] for row in rows} == {*runtimes.table(), *runtimes.tools()}
+    assert {row["state"] for row in rows} <= {"NOT_BUILT", "NO_PYTHON", "OPT_IN"}  # in this cache
+    opted = {row["version"] for row in rows if row["state"] == "OPT_IN"}
+    assert opted == {name for name, each in runtimes.table().items() if each.opt_in and not each.lacks}
     assert {row["size"] for row in rows} == {None}
-    assert all(500 << 20 < row["estimate"] < 16 << 30 for row in rows)
+    assert all(500 << 20 < row["estimate"] < 16 << 30 for row in rows if row["version"] in runtimes.table())
     assert "about 1.2GiB" in taxiway("list").stdout
     assert ("2.15", "1.0 to 1.15, 2.0 to 2.14") in {(row["version"], row["alsoFor"]) for row in rows}
     assert ("1.8", "1.0 to 1.7") in {(row["version"], row["alsoFor"]) for row in rows}

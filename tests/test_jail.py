@@ -208,17 +208,6 @@ def test_gcsfs_and_oauth2client_do_as_well(lab, server):
     assert answers == [["AppAssertionCredentials", True], [f"{lab.bucket}/fs/one"]]
 
 
-@pytest.mark.skipif(not shutil.which("gsutil"), reason="gsutil is not installed")
-def test_gsutil_on_the_path_copies_as_the_job(lab):
-    job = lab.submit(f"""
-        import subprocess
-        open("/tmp/a", "w").write("by gsutil")
-        subprocess.run(["gsutil", "-q", "cp", "/tmp/a", "gs://{lab.bucket}/gsutil/a"], check=True)
-    """)
-    assert lab.ended(job)["state"] == "SUCCEEDED", lab.said(job)
-    assert lab.read("gsutil/a") == b"by gsutil"
-
-
 def test_a_host_that_the_admin_allows_can_be_reached_and_no_other(start_server, runtime_python, jailed):
     if not jailed:
         pytest.skip("no jail can be made here: see README.md")

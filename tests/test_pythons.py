@@ -13,7 +13,7 @@ HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 def test_the_default_runtime_is_offered_and_every_lock_names_no_host():
     assert runtimes.default() in runtimes.table()
-    for runtime in runtimes.table().values():
+    for runtime in [*runtimes.table().values(), *runtimes.tools().values()]:
         text = runtime.lock.read_text()
         assert "://" not in text
         assert all(f"\n{needed}==" in text for needed in ("setuptools", "wheel", "packaging"))

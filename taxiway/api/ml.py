@@ -317,8 +317,8 @@ def _checked_version(told: schemas.Version) -> dict[str, str]:
     try:
         choice = runtimes.resolve(told.runtime_version or None, told.python_version or None)
         if (framework := _framework(told)) not in choice.runtime.frameworks:
-            offered = ", ".join(choice.runtime.frameworks)
-            fault = f"{framework} is not offered with runtime version {choice.runtime.version}, which has {offered}."
+            runtime = choice.runtime
+            fault = f"{framework} is not offered with runtime version {runtime.version}, which has {runtime.served}."
             faults.append(("version.framework", fault))
     except errors.InvalidArgument as error:
         faults += [(f"version.{SNAKE[field]}", fault) for field, fault in error.faults]

@@ -83,9 +83,12 @@ def run(command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...")], 
 def list_runtimes(format: options.Format = None) -> None:
     """The runtimes on offer, their Pythons, which of them are built here, and what versions they run in place of.
 
-    SIZE is what one takes of the disk, and about what it would take if it is not built yet.
+    SIZE is what one takes of the disk, and about what it would take if it is not built yet. One that is OPT_IN is
+    large: no job gets it before `taxiway runtimes build` was asked for it. gsutil is no runtime: jobs that name it find
+    it on their PATH.
     """
-    rows = [_row(runtime, python) for runtime in runtimes.table().values() for python in runtime.pythons]
+    every = {**runtimes.table(), **runtimes.tools()}
+    rows = [_row(runtime, python) for runtime in every.values() for python in runtime.pythons]
     columns: list[printing.Column] = [
         ("VERSION", lambda row: row["version"]),
         ("PYTHON", lambda row: row["python"]),
@@ -100,8 +103,7 @@ def list_runtimes(format: options.Format = None) -> None:
 @RUNTIMES.command(epilog=options.example("taxiway runtimes build 2.21 --python-version 3.11"))
 def build(version: MaybeVersion = None, python_version: Python = None) -> None:
     """Build a runtime, so that the first job or version does not wait for it."""
-    choice = runtimes.resolve(version, python_version)
-    say_instead(choice)
+    choice = _chosen(version, python_version)
     version = choice.runtime.version
     if ready := runtimes.ready(choice):
         say(f"Runtime {version} for Python {choice.release} is built already.")
@@ -113,8 +115,7 @@ def build(version: MaybeVersion = None, python_version: Python = None) -> None:
 @RUNTIMES.command(epilog=options.example("$(taxiway runtimes python) -m trainer.task --train_steps 300"))
 def python(version: MaybeVersion = None, python_version: Python = None) -> None:
     """Print the path of a runtime's interpreter, and nothing else on stdout; it is built first if nobody has yet."""
-    choice = runtimes.resolve(version, python_version)
-    say_instead(choice)
+    choice = _chosen(version, python_version)
     interpreter = interpreter_of(choice)
     folders.hold(runtimes.path(choice))  # whoever asks for it will use it
     typer.echo(str(interpreter))
@@ -135,8 +136,7 @@ def download(
     With TAXIWAY_WHEELHOUSE=FOLDER a machine of this kind with the same Python builds the runtime from these files
     alone. What your packages require beside it must be put there too.
     """
-    choice = runtimes.resolve(version, python_version)
-    say_instead(choice)
+    choice = _chosen(version, python_version)
     with building() as told:
         new = wheelhouse.fill(folder.expanduser(), choice, told)
     size = printing.size(sum(each.stat().st_size for each in new))
@@ -176,6 +176,15 @@ def prune(
         say(f"{len(rows)} would be removed, to free up to {printing.size(inventory.freed_by(going))}. {kept}")
     else:
         say(f"{len(rows)} removed, {printing.size(freed)} freed. {kept}")
+
+
+def _chosen(version: str | None, python_version: str | None) -> Choice:
+    """The choice of a job or a version, and it is said if that is another than was asked for; or a tool."""
+    if tool := runtimes.tools().get(version or ""):
+        return runtimes.choose(tool, python_version)
+    choice = runtimes.resolve(version, python_version)
+    say_instead(choice)
+    return choice
 
 
 def say_instead(choice: Choice, *, trains: bool = False) -> None:
@@ -300,7 +309,7 @@ def _row(runtime: Runtime, python: str) -> dict[str, Any]:
     state, size, used = "NO_PYTHON", None, None
     if pythons.find(python):
         choice = runtimes.choose(runtime, python)
-        state = "NOT_BUILT"
+        state = "OPT_IN" if runtime.opt_in else "NOT_BUILT"
         if runtimes.ready(choice):
             folder = runtimes.path(choice)
             state, size, used = "BUILT", folders.size(folder), _stamp(folders.last_used(folder))

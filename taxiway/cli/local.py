@@ -134,7 +134,7 @@ def predict_here(
     host.say_instead(choice)
     offered = [each.lower().replace("_", "-") for each in choice.runtime.frameworks]
     if framework.lower().replace("_", "-") not in offered:
-        told = f"runtime {choice.runtime.version} offers {', '.join(offered)}"
+        told = f"runtime {choice.runtime.version} offers {', '.join(offered) or choice.runtime.served}"
         raise errors.InvalidArgument(f"--framework: {framework} is not offered; {told}.")
     body = predict.request(json_instances, json_request, text_instances, signature_name)
     with tempfile.TemporaryDirectory(prefix="taxiway-") as fetched:

@@ -9,6 +9,7 @@ Built by uv, cached by hash, shared by all homes; nothing here knows a row.
 In the cache folder (TAXIWAY_CACHE):
 
     runtimes/2.21-py3.11-<hash>/   a virtual environment that holds the runtime's lock, exactly
+    runtimes/gsutil-py3.11-<hash>/  the same for a program that jobs find on their PATH
     environments/<hash>/           a layer: the person's packages, what else they require, and a .pth to the runtime
     uv/                            uv's own cache, on the same disk so that files are linked and not copied
 

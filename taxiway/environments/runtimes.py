@@ -38,6 +38,7 @@ class Runtime:
     stands_in: tuple[tuple[str, str], ...] = ()  # first and last of the versions that it runs in place of
     old_pythons: tuple[str, ...] = ()  # what the service had with it; asked for, they get the first of `pythons`
     machines: tuple[str, ...] = ()  # the processors that its packages were made for; none named: for every one
+    opt_in: bool = False  # it is large, and built by `taxiway runtimes build` alone, not for a job that names it
 
     def covers(self, version: str) -> bool:
         """Whether it runs in place of that version."""
@@ -60,6 +61,11 @@ class Runtime:
             names = " or ".join(self.pythons)
             return f"needs Python {names}, which was not found on this machine (TAXIWAY_PYTHONS may name its folder)"
         return ""
+
+    @property
+    def served(self) -> str:
+        """The frameworks that a model version may name with it, for a person."""
+        return ", ".join(self.frameworks) or "none: it trains only"
 
     @property
     def covered(self) -> str:
@@ -142,6 +148,17 @@ def _file() -> dict[str, Any]:
 @functools.cache
 def table() -> dict[str, Runtime]:
     """Every runtime on offer, by its version."""
+    return _rows("runtimes")
+
+
+@functools.cache
+def tools() -> dict[str, Runtime]:
+    """Programs that jobs find beside their runtime, by name: each has an environment of its own, built and kept as that
+    of a runtime is. None is a runtimeVersion."""
+    return _rows("tools")
+
+
+def _rows(kind: str) -> dict[str, Runtime]:
     folder = Path(__file__).with_name("locks")
     return {
         version: Runtime(
@@ -150,13 +167,14 @@ def table() -> dict[str, Runtime]:
             lock=folder / row["lock"],
             summary=row["summary"],
             mib=row["mib"],
-            frameworks=tuple(row["frameworks"]),
+            frameworks=tuple(row.get("frameworks", ())),
             provides=row.get("provides", {}),
             stands_in=tuple((first, last) for first, last in row.get("stands_in", ())),
             old_pythons=tuple(row.get("old_pythons", ())),
             machines=tuple(row.get("machines", ())),
+            opt_in=row.get("opt_in", False),
         )
-        for version, row in _file()["runtimes"].items()
+        for version, row in _file()[kind].items()
     }
 
 
@@ -225,6 +243,20 @@ def path(choice: Choice) -> Path:
 def ready(choice: Choice) -> Path | None:
     """The runtime's interpreter, or None if it is yet to be built."""
     return folders.interpreter(path(choice)) if folders.record(path(choice)) else None
+
+
+def unasked(choice: Choice) -> str:
+    """Why a job may not have the runtime yet, with the command that builds it; "" if it may.
+
+    Whoever may submit a job should not fill this machine's disk: what is opt-in, its keeper asks for.
+    """
+    if not choice.runtime.opt_in or ready(choice):
+        return ""
+    asked = f" --python-version {choice.python}" if choice.python != choice.runtime.pythons[0] else ""
+    return (
+        f"Runtime version {choice.version} for Python {choice.python} takes about {choice.runtime.mib / 1024:.1f} GiB "
+        f"of the server's disk and is built there only by: taxiway runtimes build {choice.version}{asked}"
+    )
 
 
 def built() -> list[Built]:

@@ -50,6 +50,8 @@ def check(db: Database, project: projects.Project, job: schemas.Job, machines: M
     try:
         choice = runtimes.resolve(told.runtime_version or None, told.python_version or None)
         runtime, python = choice.version, choice.python_version
+        if unasked := runtimes.unasked(choice):
+            faults.append(("trainingInput.runtimeVersion", unasked))
     except errors.InvalidArgument as error:
         faults += [(f"trainingInput.{field}", fault) for field, fault in error.faults]
     if faults:

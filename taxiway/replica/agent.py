@@ -21,7 +21,7 @@ from taxiway.environments import layers, pythons, runtimes
 from taxiway.environments.progress import Lines, Progress
 from taxiway.handles import Exit
 from taxiway.plan import Work
-from taxiway.replica import family, ground, samples
+from taxiway.replica import family, ground, programs, samples
 from taxiway.replica.fence import Fence
 from taxiway.replica.ground import Ground
 from taxiway.replica.wire import Wire
@@ -88,11 +88,12 @@ class Agent:
         command, variables = family.filled(work, python)
         if not serving(work):
             self.words.say(receipts.line(receipts.of(work, choice, packages, python)))
-        read = [*pythons.behind(python), runtimes.path(choice)]
+        besides = programs.found(work, packages, python, self._say_progress, self.words.say)
+        read = [*pythons.behind(python), runtimes.path(choice), *besides.read]
         with ground.laid(
             work, told["identity"], self.wire, read=read, python=python, say=self.words.say
         ) as self.ground:
-            return self._run(work, command, variables, self.ground)
+            return self._run(work, command, {**variables, **besides.variables}, self.ground)
 
     def _run(self, work: Work, command: list[str], variables: dict[str, str], on: Ground) -> Exit:
         """The user's code, to its end. Its lines are followed until the pipes are closed and its family is gone."""

@@ -298,5 +298,12 @@ def _own_files(place: int) -> dict[str, str]:
         "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
         "resolv.conf": "",
         "host.conf": "multi on\n",
-        "boto.cfg": f"[Boto]\nca_certificates_file = {BUNDLE}\n\n[GoogleCompute]\nservice_account = default\n",
+        "boto.cfg": boto(BUNDLE),
     }
+
+
+def boto(bundle: str) -> str:
+    """The settings with which gsutil acts as the metadata server's account. What it is refused it tells as it heard it,
+    and not that no account is configured, which it takes for granted where only variables lead to that server."""
+    acts = "[GoogleCompute]\nservice_account = default\n\n[Tests]\nbypass_anonymous_access_warning = True\n"
+    return f"[Boto]\nca_certificates_file = {bundle}\n\n{acts}"

@@ -30,10 +30,13 @@ def beside(work: Work, identity: str, wire: Wire) -> Iterator[dict[str, str]]:
     speaker = _speaker(work, identity, wire)
     with tunnel.run_in_thread(ready) as proxy, closing(speaker):
         here = f"127.0.0.1:{speaker.start()}"
+        boto = wire.folder / "boto.cfg"
+        boto.write_text(jail.boto(wire.order.bundle), encoding="utf-8")
         yield {
             **tunnel.variables(f"http://127.0.0.1:{proxy}", wire.order.bundle),
             **dict.fromkeys(("GCE_METADATA_HOST", "GCE_METADATA_IP", "GCE_METADATA_ROOT"), here),
             "FSSPEC_GCS_ENDPOINT_URL": wire.order.url,
+            "BOTO_CONFIG": str(boto),
             **_named(work),
         }
 
