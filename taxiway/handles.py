@@ -18,6 +18,7 @@ MARK = "CLOUD_ML_ATTEMPT_ID"
 WORK = "work"  # below an attempt's folder: where its code works, and may write
 LOST = -1  # the exit code of a replica that went without a word; a real one is 0 to 255
 OOM = "OOM"  # an Exit's reason: the limit of memory ended it
+DISK = "Disk"  # the same: it was ended for what it wrote
 TAKEN = 75  # the exit code of a second replica of one folder: it never was
 
 
@@ -35,6 +36,7 @@ class Order(msgspec.Struct, frozen=True):
     jail: str = "auto"  # auto: where there can be one; require; off
     jail_hosts: str = ""  # where a jail's code may go beside this server, separated by commas
     authority: str = ""  # the file of this server's own CA, for code that can reach nobody else
+    disk: int = 0  # bytes that its code may have on the disk; 0: what there is, but for the reserve
 
     @classmethod
     def read(cls, folder: Path) -> Order:

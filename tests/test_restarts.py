@@ -39,6 +39,13 @@ def ended(code=None, error="", reason=None, number=1, restart=0, retry=0):
 # --- the rule ---
 
 
+def test_what_was_ended_for_what_it_wrote_is_final():
+    filled = ended(137, "The replica master 0 was killed by SIGKILL (status 137). It wrote", reason="Disk")
+    assert restarts.reason(filled) == "Disk"
+    assert restarts.following(filled, PAUSE_S) is None
+    assert restarts.last_words(filled) == filled.error
+
+
 @pytest.mark.parametrize("code", [0, 1, 2, 64, 127])
 def test_what_a_program_says_itself_is_final(code):
     assert restarts.following(ended(code), PAUSE_S) is None

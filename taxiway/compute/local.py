@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from taxiway import cgroups, errors, handles
+from taxiway import cgroups, errors, handles, trees
 from taxiway.address import Address
 from taxiway.cgroups import Group
 from taxiway.compute import attempts
@@ -45,6 +44,7 @@ class Local:
     address: Address
     jail: str = "auto"  # as in Settings
     jail_hosts: str = ""
+    disk: int = 0  # bytes that one job may have on the disk; 0: no limit of its own
     children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)  # started here, and to be reaped here
 
     def start(self, attempt: Attempt, token: str) -> str:
@@ -59,7 +59,15 @@ class Local:
         if not written.exists():
             at = self.address
             order = Order(
-                attempt.id, token, at.url, at.tls_port, at.bundle, self.jail, self.jail_hosts, authority=at.authority
+                attempt.id,
+                token,
+                at.url,
+                at.tls_port,
+                at.bundle,
+                self.jail,
+                self.jail_hosts,
+                authority=at.authority,
+                disk=self.disk,
             )
             handles.save(folder / "order.json", order)
             child = _spawn(folder, attempt.id)
@@ -116,12 +124,7 @@ class Local:
         folder = self.folder / attempt
         with suppress(OSError, msgspec.DecodeError):
             msgspec.json.decode((folder / "group.json").read_bytes(), type=Group).remove()
-        shutil.rmtree(folder, ignore_errors=True)
-        if folder.exists():  # the user's code may have locked its own folders
-            for place, _, _ in os.walk(folder):
-                with suppress(OSError):
-                    Path(place).chmod(0o700)
-            shutil.rmtree(folder, ignore_errors=True)
+        trees.remove(folder)
 
     def remains(self, attempt: str) -> dict[str, int]:
         """How much of an attempt is still here, by what was looked for: after `stop` and `clear` it is 0 of each.
