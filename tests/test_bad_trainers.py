@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 import psutil
@@ -12,8 +13,10 @@ from conftest import running
 from disks import fill, small_disk
 from trainers import Lab, until, work_of
 
-from taxiway import handles
+from taxiway import cgroups, handles
+from taxiway.cgroups import Group
 from taxiway.handles import Exit, Handle, Order
+from taxiway.replica import ground
 from taxiway.replica.agent import Agent
 
 pytestmark = pytest.mark.runtime
@@ -263,3 +266,52 @@ def test_how_a_code_ended_is_kept_on_a_full_disk_in_the_room_of_what_it_wrote_to
         assert Exit.read(folder) == Exit(3, "why")
         assert list((folder / "tmp").iterdir()) == []
         assert (folder / "work" / "in" / "file").exists()
+
+
+# --- processes ---
+
+FORKS = """
+    import os, threading, time
+    print("here", flush=True)
+    while not os.path.exists("go"):
+        time.sleep(0.05)
+    while True:
+        try:
+            if os.fork() == 0:
+                os.setsid()
+        except OSError:
+            open("full", "w").close()
+            try:
+                while True:
+                    threading.Thread(target=time.sleep, args=[600]).start()
+            except RuntimeError:
+                pass
+"""
+
+
+@pytest.mark.parametrize("jail", ["auto", "off"])
+def test_a_trainer_that_forks_without_end_is_held_and_ended_and_other_jobs_live_on(start_server, runtime_python, jail):
+    given = cgroups.make("taxiway-asked", memory=0, cpus=0, processes=100)
+    given.remove()
+    if not given.folders:
+        pytest.skip("the kernel gives us no groups of processes here")
+    server = start_server(None, TAXIWAY_JAIL=jail, TAXIWAY_JOBS="2")
+    lab = Lab(server.call, server.project, server.address.service_agent).open()
+    job = lab.submit(FORKS)
+    lab.until_said(job, "here")
+    work = work_of(server.home, job)
+    group = msgspec.json.decode((work.parent / "group.json").read_bytes(), type=Group)
+    pids = Path(group.folders["pids"])
+    assert int((pids / "pids.max").read_text()) == ground.PROCESSES
+    (pids / "pids.max").write_text("60")  # a small machine has enough of these
+    (work / "go").touch()
+    until((work / "full").exists)
+    assert lab.ended(lab.submit("print('beside')"))["state"] == "SUCCEEDED"
+    assert 40 < int((pids / "pids.current").read_text()) <= 60
+    lab.cancel(job)
+    ended = lab.ended(job)
+    assert ended["state"] == "CANCELLED"
+    assert [each["left"] for each in ended["taxiway"]["attempts"]] == [NOTHING]
+    assert not pids.exists()
+    assert server.stop() == 0
+    assert "Traceback" not in server.log

@@ -99,14 +99,14 @@ class Agent:
         if not serving(work):
             self.words.say(f"Running command: {shlex.join(['python3', *command[2:]])}")
         own = [self.folder / name for name in ground.FOLDERS]
-        with disk.watched(own, lambda: self.words.said, self.wire.order.disk) as watch:
+        with disk.watched(own, lambda: self.words.said, self.wire.order.disk, on.end) as watch:
             self.child = on.start(command, variables)
             self.state = "RUNNING"
             self.moved.set()
             followers = [self._follow(self.child.stdout, False), self._follow(self.child.stderr, True)]
             with samples.taken(self.child, self.wire):
                 code = on.returned(self.child.wait())
-        family.end()  # a stray that holds the pipe open would keep us here
+        on.end()  # a stray that holds the pipe open would keep us here
         for follower in followers:
             follower.join(DRAIN_S)
         if code == 0:
@@ -193,7 +193,7 @@ class Agent:
         self.wire.given_up.set()
         if self.child is not None and self.ground is not None:
             self.ground.terminate(self.child)
-        last = threading.Timer(family.GRACE_S if self.child else 0.0, family.end)
+        last = threading.Timer(family.GRACE_S if self.child else 0.0, self.ground.end if self.ground else family.end)
         last.daemon = True
         last.start()
 

@@ -1,6 +1,6 @@
 """The disk of this host, and that the user's code does not take it whole.
 
-    with disk.watched(folders, said, most) as watch:
+    with disk.watched(folders, said, most, end) as watch:
         code = child.wait()
     watch.told      # why the code was ended for what it wrote; "" if it was not
 
@@ -24,7 +24,6 @@ from pathlib import Path
 import psutil
 
 from taxiway import trees
-from taxiway.replica import family
 from taxiway.trees import Held
 
 log = logging.getLogger(__name__)
@@ -45,9 +44,12 @@ ENDLESS = 1 << 62
 
 
 @contextmanager
-def watched(folders: Sequence[Path], said: Callable[[], int], most: int) -> Iterator[Watch]:
-    """Watch what a code has from now on: in `folders`, and what it said. `most` bytes; 0: no limit of its own."""
-    watch = Watch(folders, said, most)
+def watched(folders: Sequence[Path], said: Callable[[], int], most: int, end: Callable[[], None]) -> Iterator[Watch]:
+    """Watch what a code has from now on: in `folders`, and what it said. `most` bytes; 0: no limit of its own.
+
+    `end` is called, by another thread, if that is too much.
+    """
+    watch = Watch(folders, said, most, end)
     watch.start()
     try:
         yield watch
@@ -70,11 +72,12 @@ class Room:
 class Watch:
     """Looks whether a code has more than it may; then ends it, and gives the disk back."""
 
-    def __init__(self, folders: Sequence[Path], said: Callable[[], int], most: int) -> None:
+    def __init__(self, folders: Sequence[Path], said: Callable[[], int], most: int, end: Callable[[], None]) -> None:
         self.folders = folders
         self.told = ""
         self._said = said
         self._most = most
+        self._end = end
         self._first = self._count()  # a version's server has its model there, which is not its own doing
         self._before = (self._first, left(folders[0]))  # when there was room last
         self._short: tuple[Held, float] | None = None  # when there was none first, and since when
@@ -112,7 +115,7 @@ class Watch:
                 self._short = (has, begun)
             self.told = self._too_much(has, room)
             if self.told:
-                family.end()
+                self._end()
                 for each in self.folders:  # nobody else gets to it, and others need the room
                     trees.empty(each)
                 return
