@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+PREFIX = "taxiway-"  # of the names of an attempt's groups
 PERIOD_US = 100_000  # in which a share of the processors is counted
 OWN = Path("/proc/self/cgroup")
 CONTROLLERS = ("pids", "memory", "cpu")
@@ -37,6 +38,11 @@ class Group(msgspec.Struct, frozen=True):
                 counts = dict(line.split() for line in (folder / name).read_text().splitlines())
                 return int(counts["oom_kill"])
         return 0
+
+    def seal(self) -> None:
+        """Nothing is started here any more: who forks without end can then be killed one by one."""
+        if "pids" in self.folders:
+            _set(Path(self.folders["pids"]), [("pids.max", "0")])
 
     def remove(self) -> None:
         """It must be empty by now; one that is gone already is as good."""
@@ -67,6 +73,16 @@ def make(name: str, *, memory: int, cpus: float, processes: int) -> Group:
                     break
                 folder.rmdir()
     return Group(made)
+
+
+def attempt_of(pid: int) -> str:
+    """The attempt whose group a process is in, which it cannot leave; "" if it is in none, or has gone."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            for name in line.split("/"):
+                if name.startswith(PREFIX):
+                    return name.removeprefix(PREFIX)
+    return ""
 
 
 def left(word: str) -> list[Path]:

@@ -19,6 +19,7 @@ GANG = "gang-"  # so begins the name of a folder that replicas of one job share,
 WORK = "work"  # below an attempt's folder: where its code works, and may write
 LOST = -1  # the exit code of a replica that went without a word; a real one is 0 to 255
 OOM = "OOM"  # an Exit's reason: the limit of memory ended it
+DISK = "Disk"  # the same: it was ended for what it wrote
 TAKEN = 75  # the exit code of a second replica of one folder: it never was
 
 
@@ -36,6 +37,7 @@ class Order(msgspec.Struct, frozen=True):
     jail: str = "auto"  # auto: where there can be one; require; off
     jail_hosts: str = ""  # where a jail's code may go beside this server, separated by commas
     authority: str = ""  # the file of this server's own CA, for code that can reach nobody else
+    disk: int = 0  # bytes that its code may have on the disk; 0: what there is, but for the reserve
 
     @property
     def allowed(self) -> list[str]:

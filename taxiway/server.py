@@ -417,7 +417,9 @@ def open_house(
         bundle=str(configured.tls / "bundle.crt"),
         authority=str(configured.tls / "ca.crt"),
     )
-    engine = local.Local(configured.attempts, located, configured.jail, configured.jail_hosts)
+    engine = local.Local(
+        configured.attempts, located, configured.jail, configured.jail_hosts, configured.job_disk_mib * MIB
+    )
     local.sweep(db, engine)
     kept = blobs.Blobs(configured.blobs)
     kept.sweep(db)

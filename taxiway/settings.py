@@ -42,6 +42,10 @@ class Settings:
         default="",
         metadata={"help": "hosts that jobs in a jail may reach (by https), separated by commas; *.example.com"},
     )
+    job_disk_mib: int = field(
+        default=0,
+        metadata={"help": "how much one job may have on the disk and in its log, in MiB; 0: no limit of its own"},
+    )
     restart_ms: int = field(
         default=500,
         metadata={"help": "milliseconds before a lost or killed replica starts again; each further time twice as many"},

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 import psutil
 import pytest
-from trainers import Lab, until
+from conftest import running
+from disks import fill, small_disk
+from trainers import Lab, until, work_of
 
-from taxiway.handles import Handle
+from taxiway import cgroups, handles
+from taxiway.cgroups import Group
+from taxiway.handles import Exit, Handle, Order
+from taxiway.replica import ground
+from taxiway.replica.agent import Agent
 
 pytestmark = pytest.mark.runtime
 
@@ -141,3 +148,170 @@ def test_of_many_submits_with_one_id_at_once_one_wins_and_the_others_are_told(la
     assert {answer.json()["error"]["status"] for answer in answers if answer.status_code == 409} == {"ALREADY_EXISTS"}
     assert lab.ended(body["jobId"])["state"] == "SUCCEEDED"
     assert lab.printed(body["jobId"]) == ["once"]
+
+
+# --- the disk ---
+
+NOTHING = {"processes": 0, "groups": 0, "folders": 0, "tokens": 0}
+MAY = 24  # MiB that a job may have
+BEGIN = """
+    import os, sys, time
+    piece = b"x" * (1 << 20)
+"""
+FILLS = {  # without end
+    "in its work folder, deep down": """
+    for number in range(500):
+        os.mkdir("within")
+        os.chdir("within")
+    while True:
+        open("part%d" % time.monotonic_ns(), "wb").write(piece)
+        time.sleep(0.02)
+    """,
+    "in a file without a name in /tmp": """
+    with open(os.environ["TMPDIR"] + "/part", "wb") as file:
+        os.unlink(file.name)
+        while True:
+            file.write(piece)
+            time.sleep(0.02)
+    """,
+    "in its home, which it locked": """
+    os.mkdir(os.path.expanduser("~/in"))
+    os.chmod(os.path.expanduser("~/in"), 0o300)
+    while True:
+        open(os.path.expanduser("~/in/part%d" % time.monotonic_ns()), "wb").write(piece)
+        time.sleep(0.02)
+    """,
+    "in its log": """
+    while True:
+        print("x" * 8000)
+    """,
+}
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory, runtime_python):
+    with running(tmp_path_factory.mktemp("narrow") / "home", TAXIWAY_JOB_DISK_MIB=str(MAY)) as started:
+        yield started
+
+
+def test_a_trainer_that_writes_without_end_is_ended_for_good_and_told_why(narrow):
+    lab = Lab(narrow.call, narrow.project, narrow.address.service_agent).open()
+    jobs = {where: lab.submit(BEGIN + code) for where, code in FILLS.items()}
+    for where, job in jobs.items():
+        ended = lab.ended(job)
+        how, _, why = ended["errorMessage"].splitlines()[0].partition(". It wrote ")
+        assert how == "The replica master 0 was killed by SIGKILL (status 137)", (where, ended)
+        wrote, _, rest = why.partition(" MiB to its disk and its log, ")
+        assert MAY <= int(wrote) < 8 * MAY, (where, ended)
+        assert rest.startswith(f"and a job may have {MAY} MiB: write to gs:// what is to stay")
+        assert "TAXIWAY_JOB_DISK_MIB" in rest
+        (attempt,) = ended["taxiway"]["attempts"]  # it is not started again
+        assert (attempt["reason"], attempt["left"]) == ("Disk", NOTHING), where
+    enough = lab.submit(f"open('part', 'wb').write(bytes({MAY // 2} << 20))\nimport time; time.sleep(2); print('kept')")
+    assert lab.ended(enough)["state"] == "SUCCEEDED"
+
+
+def test_a_trainer_that_fills_the_whole_disk_in_no_time_leaves_the_server_its_own(
+    start_server, tmp_path, runtime_python
+):
+    """It writes on whatever it is told, and has more before anybody can look."""
+    with small_disk(tmp_path / "disk", "256m") as disk:
+        server = start_server(disk / "home")
+        lab = Lab(server.call, server.project, server.address.service_agent).open()
+        beside = lab.submit(
+            BEGIN
+            + """
+    open(os.environ["TMPDIR"] + "/part", "wb").write(piece * 20)
+    print("here", flush=True)
+    while not os.path.exists("go"):
+        time.sleep(0.05)
+    """
+        )
+        lab.until_said(beside, "here")
+        job = lab.submit(
+            BEGIN
+            + """
+    file = open("part", "wb", buffering=0)
+    while True:
+        try:
+            file.write(piece)
+        except OSError:
+            time.sleep(0.001)
+    """
+        )
+        ended = lab.ended(job)
+        assert "It wrote on when this host's disk was used up" in ended["errorMessage"], (ended, server.log)
+        assert [each["reason"] for each in ended["taxiway"]["attempts"]] == ["Disk"]
+        assert lab.get(beside)["state"] == "RUNNING"
+        assert lab.read(lab.put("after", bytes(20 << 20)).rpartition("/")[2]) == bytes(20 << 20)
+        go = work_of(server.home, beside) / "go"
+        filled = fill(disk)  # by somebody else: its end has no room but what it has itself
+        go.touch()
+        assert lab.ended(beside)["state"] == "SUCCEEDED", (lab.said(beside), server.log)
+        filled.unlink()
+        assert server.stop() == 0
+        assert "Traceback" not in server.log
+
+
+def test_how_a_code_ended_is_kept_on_a_full_disk_in_the_room_of_what_it_wrote_to_tmp(tmp_path):
+    with small_disk(tmp_path / "disk") as folder:
+        handles.save(folder / "order.json", Order("a", "token", "http://127.0.0.1:1", 1, ""))
+        agent = Agent(folder)
+        for name in ("tmp", "work"):
+            (folder / name / "in").mkdir(parents=True)
+            (folder / name / "in" / "file").write_bytes(bytes(16384))
+        fill(folder)
+        agent._keep(Exit(3, "why"))
+        agent.words.close()
+        assert Exit.read(folder) == Exit(3, "why")
+        assert list((folder / "tmp").iterdir()) == []
+        assert (folder / "work" / "in" / "file").exists()
+
+
+# --- processes ---
+
+FORKS = """
+    import os, threading, time
+    print("here", flush=True)
+    while not os.path.exists("go"):
+        time.sleep(0.05)
+    while True:
+        try:
+            if os.fork() == 0:
+                os.setsid()
+        except OSError:
+            open("full", "w").close()
+            try:
+                while True:
+                    threading.Thread(target=time.sleep, args=[600]).start()
+            except RuntimeError:
+                pass
+"""
+
+
+@pytest.mark.parametrize("jail", ["auto", "off"])
+def test_a_trainer_that_forks_without_end_is_held_and_ended_and_other_jobs_live_on(start_server, runtime_python, jail):
+    given = cgroups.make("taxiway-asked", memory=0, cpus=0, processes=100)
+    given.remove()
+    if not given.folders:
+        pytest.skip("the kernel gives us no groups of processes here")
+    server = start_server(None, TAXIWAY_JAIL=jail, TAXIWAY_JOBS="2")
+    lab = Lab(server.call, server.project, server.address.service_agent).open()
+    job = lab.submit(FORKS)
+    lab.until_said(job, "here")
+    work = work_of(server.home, job)
+    group = msgspec.json.decode((work.parent / "group.json").read_bytes(), type=Group)
+    pids = Path(group.folders["pids"])
+    assert int((pids / "pids.max").read_text()) == ground.PROCESSES
+    (pids / "pids.max").write_text("60")  # a small machine has enough of these
+    (work / "go").touch()
+    until((work / "full").exists)
+    assert lab.ended(lab.submit("print('beside')"))["state"] == "SUCCEEDED"
+    assert 40 < int((pids / "pids.current").read_text()) <= 60
+    lab.cancel(job)
+    ended = lab.ended(job)
+    assert ended["state"] == "CANCELLED"
+    assert [each["left"] for each in ended["taxiway"]["attempts"]] == [NOTHING]
+    assert not pids.exists()
+    assert server.stop() == 0
+    assert "Traceback" not in server.log

@@ -6,13 +6,14 @@ import os
 import random
 import signal
 import threading
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
-from test_crash import HOLDS, World
-from trainers import until
+from test_crash import BESIDE, HOLDS, World
+from trainers import CLOUD, until
 
 from taxiway.compute import local
 
@@ -22,41 +23,37 @@ STEPS = 20
 AT_ONCE = 3  # jobs under way
 
 # Goes on from its checkpoint.
-TRAINER = f"""{HOLDS}
-steps = open({{steps!r}}, "a+")
-steps.seek(0)
-begin = len(steps.read().split())
-print("from", begin, flush=True)
-for number in range(begin, {{most}}):
+TRAINER = f"""{HOLDS}{CLOUD}
+steps = read({{bucket!r}}, {{name!r}}).split()
+print("from", len(steps), flush=True)
+for number in range(len(steps), {{most}}):
     time.sleep(0.05)
-    print(number, file=steps, flush=True)
+    steps.append(str(number))
+    write({{bucket!r}}, {{name!r}}, " ".join(steps))
     print("step", number, flush=True)
 sys.exit({{code}})
 """
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory, runtime_python):
-    # Without jails: what runs there holds a lock of this host, and may outlive its agent.
-    made = World(tmp_path_factory.mktemp("chaos") / "home", TAXIWAY_JAIL="off")
+@pytest.fixture(scope="module", params=["auto", "off"])
+def world(request, tmp_path_factory, runtime_python):
+    """In jails, and without: what runs there may outlive its agent."""
+    made = World(tmp_path_factory.mktemp("chaos") / "home", TAXIWAY_JAIL=request.param)
     yield made
     made.server.http.close()
     assert made.server.stop() == 0
     assert "Traceback" not in made.server.log
 
 
-def chaos(world, rounds, rng, folder):
+def chaos(world, rounds, rng):
+    lock = random.randrange(10**9)
     codes = {}  # of every job that was submitted: how its trainer ends
     killed = dict.fromkeys(("server", "agent", "trainer"), 0)
 
     def submit():
-        place = folder / str(len(codes))
-        place.mkdir()
-        code = rng.choice([0, 0, 3])
-        job = world.lab.submit(
-            TRAINER.format(path=str(place / "lock"), steps=str(place / "steps"), most=STEPS, code=code)
-        )
-        codes[job] = (code, place)
+        code, name = rng.choice([0, 0, 3]), f"steps-{uuid.uuid4().hex}"
+        where = {"lock": lock + len(codes), "bucket": world.lab.bucket, "name": name}
+        codes[world.lab.submit(TRAINER.format(**where, most=STEPS, code=code))] = (code, name)
 
     def under_way():
         return [job for job in codes if not world.lab.get(job).get("endTime")]
@@ -74,8 +71,8 @@ def chaos(world, rounds, rng, folder):
                 os.kill(rng.choice(until(lambda victim=victim: running(world, victim))), signal.SIGKILL)
         killed[victim] += 1
     assert all(killed.values()), killed
-    for job, (code, place) in codes.items():
-        true_end(world, job, code, place)
+    for job, (code, name) in codes.items():
+        true_end(world, job, code, name)
     listed = world.lab.call("GET", f"/v1/projects/{world.lab.project}/jobs?pageSize=100").json()["jobs"]
     assert {job["jobId"] for job in listed} >= set(codes) or len(codes) > 100
     assert list((world.server.home / "attempts").iterdir()) == []
@@ -93,12 +90,13 @@ def running(world, what):
     return sorted(found)
 
 
-def true_end(world, job, code, place):
+def true_end(world, job, code, name):
     ended = world.lab.ended(job)
     tell = (ended, world.lab.said(job, "service"), (world.server.home.parent / "home.log").read_text()[-3000:])
     assert ended["state"] == ("FAILED" if code else "SUCCEEDED"), tell
-    assert not (place / "lock.beside").exists(), tell
-    steps = (place / "steps").read_text().split()
+    assert BESIDE not in [each.get("exitCode") for each in ended["taxiway"]["attempts"]], tell
+    assert "BESIDE ITS PREDECESSOR" not in world.lab.said(job), tell
+    steps = world.lab.read(name).decode().split()
     assert steps == [str(number) for number in range(STEPS)], tell
     if code:
         assert ended["errorMessage"].startswith(f"The replica master 0 exited with a non-zero status of {code}."), tell
@@ -122,11 +120,11 @@ def bears(environ, attempt):
     return False
 
 
-def test_ten_kills_at_random_moments_lose_nothing_and_leave_nothing(world, tmp_path):
-    chaos(world, 10, random.Random(10), tmp_path)
+def test_ten_kills_at_random_moments_lose_nothing_and_leave_nothing(world):
+    chaos(world, 10, random.Random(10))
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("seed", range(4))
-def test_a_hundred_kills_at_random_moments_lose_nothing_and_leave_nothing(world, tmp_path, seed):
-    chaos(world, 25, random.Random(seed), tmp_path)
+def test_a_hundred_kills_at_random_moments_lose_nothing_and_leave_nothing(world, seed):
+    chaos(world, 25, random.Random(seed))

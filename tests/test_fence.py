@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trainers
+from conftest import running
 from trainers import Lab
 
 from taxiway import plan
@@ -149,3 +150,19 @@ def test_where_a_build_must_fetch_something_it_reaches_the_indexes_and_nothing_e
         "403",
         "403",
     ]  # the first has no such host behind it; Google's names lead nowhere
+
+
+def test_a_build_that_fills_the_disk_is_ended_and_says_so(tmp_path_factory, runtime_python, jailed):
+    if not jailed:
+        pytest.skip("no jail can be made here: see README.md")
+    fills = "while True:\n    open('/tmp/more', 'ab').write(bytes(1 << 20))\n"
+    with running(tmp_path_factory.mktemp("fills") / "home", TAXIWAY_JOB_DISK_MIB="64") as small:
+        lab = Lab(small.call, small.project, small.address.service_agent).open()
+        job = lab.submit(
+            "", packageUris=[lab.put("fills-0.1.tar.gz", trainers.sdist({**trainers.FILES, "setup.py": fills}))]
+        )
+        ended = lab.ended(job)
+        assert ended["state"] == "FAILED"
+        assert "could not be built" in ended["errorMessage"]
+        assert "TAXIWAY_JOB_DISK_MIB" in ended["errorMessage"]
+        assert list((small.home / "attempts").iterdir()) == []

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 from conftest import running
-from trainers import Lab, until
+from trainers import CLOUD, Lab, until
 
 from taxiway.compute.attempts import Attempt, Turn, word
 from taxiway.jobs import restarts
@@ -38,6 +38,13 @@ def ended(code=None, error="", reason=None, number=1, restart=0, retry=0):
 
 
 # --- the rule ---
+
+
+def test_what_was_ended_for_what_it_wrote_is_final():
+    filled = ended(137, "The replica master 0 was killed by SIGKILL (status 137). It wrote", reason="Disk")
+    assert restarts.reason(filled) == "Disk"
+    assert restarts.following(filled, PAUSE_S) is None
+    assert restarts.last_words(filled) == filled.error
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 64, 127])
@@ -101,8 +108,7 @@ def test_the_last_words_of_what_ended_by_itself_are_its_own():
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory, runtime_python):
     """A server that starts again without a pause worth the name."""
-    # Without jails: what a trainer leaves in a folder of this host is there when it starts again.
-    with running(tmp_path_factory.mktemp("quick") / "home", TAXIWAY_RESTART_MS="1", TAXIWAY_JAIL="off") as started:
+    with running(tmp_path_factory.mktemp("quick") / "home", TAXIWAY_RESTART_MS="1") as started:
         yield started
 
 
@@ -140,14 +146,14 @@ def test_a_trainer_that_is_killed_each_time_fails_after_all_its_tries_and_says_s
 
 @pytest.mark.runtime
 @pytest.mark.parametrize(("name", "code"), [("SEGV", 139), ("HUP", 129), ("ABRT", 134)])
-def test_a_trainer_that_is_killed_once_is_started_again_and_may_then_fail_by_itself(quick, lab, tmp_path, name, code):
-    job = lab.submit(f"""
-        import os, signal, sys
-        if not os.path.exists({str(tmp_path / "once")!r}):
-            open({str(tmp_path / "once")!r}, "w").close()
-            os.kill(os.getpid(), signal.SIG{name})
-        sys.exit("no more")
-    """)
+def test_a_trainer_that_is_killed_once_is_started_again_and_may_then_fail_by_itself(quick, lab, name, code):
+    job = lab.submit(f"""{CLOUD}
+import signal
+if not read({lab.bucket!r}, "once-{name}"):
+    write({lab.bucket!r}, "once-{name}", "it was here")
+    os.kill(os.getpid(), signal.SIG{name})
+sys.exit("no more")
+""")
     found = lab.ended(job)
     assert found["errorMessage"].splitlines() == [
         "The replica master 0 exited with a non-zero status of 1. Termination reason: Error.",

@@ -218,3 +218,42 @@ print(*(said.seq for said in server.lines))
     *told, numbers = done.stdout.splitlines()
     assert told == [*(f"line {number}" for number in range(9)), "3 lines are missing here: the disk was full.", "again"]
     assert numbers == " ".join(map(str, range(1, 12)))
+
+
+def test_a_server_that_is_slower_than_the_trainer_is_waited_for_and_the_disk_holds_little(tmp_path, monkeypatch):
+    for name, value in (("ROOM", 1000), ("MOST", 100_000), ("PACE_S", 0.001)):
+        monkeypatch.setattr(words, name, value)
+    sizes = []
+
+    class Slow(Server):
+        def say(self, lines):
+            sizes.append((tmp_path / "said.jsonl").stat().st_size)
+            super().say(lines)
+
+    server = Slow()
+    log = words.Words(tmp_path, server)
+    follow(log, [b"".join(b"line %d\n" % number for number in range(50_000))])
+    log.close()
+    assert [said.message for said in server.lines] == [f"line {number}" for number in range(50_000)]
+    assert log.said > 10 * words.MOST
+    assert max(sizes) < words.MOST + 10 * words.PIECE  # a piece of short lines is some times as long as JSON
+
+
+def test_what_is_said_while_the_server_is_away_is_missing_once_much_waits_for_it(tmp_path, monkeypatch):
+    for name, value in (("ROOM", 0), ("MOST", 1000), ("AWAY_S", 0.0)):
+        monkeypatch.setattr(words, name, value)
+    server = Server()
+    server.here.clear()
+    log = words.Words(tmp_path, server)
+    for number in range(100):
+        log.say(f"line {number}")
+    server.here.set()
+    while (tmp_path / "said.jsonl").stat().st_size:
+        pass
+    log.say("again")
+    log.close()
+    *kept, missing, last = [said.message for said in server.lines]
+    assert 5 < len(kept) < 50
+    assert kept == [f"line {number}" for number in range(len(kept))]
+    assert missing.startswith(f"{100 - len(kept)} lines are missing here: the server was away, and ")
+    assert last == "again"

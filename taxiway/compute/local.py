@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from taxiway import cgroups, errors, handles
+from taxiway import cgroups, errors, handles, trees
 from taxiway.address import Address
 from taxiway.cgroups import Group
 from taxiway.compute import attempts
@@ -46,6 +45,7 @@ class Local:
     address: Address
     jail: str = "auto"  # as in Settings
     jail_hosts: str = ""
+    disk: int = 0  # bytes that one job may have on the disk; 0: no limit of its own
     children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)  # started here, and to be reaped here
 
     def start(self, attempt: Attempt, token: str) -> str:
@@ -60,7 +60,15 @@ class Local:
         if not written.exists():
             at = self.address
             order = Order(
-                attempt.id, token, at.url, at.tls_port, at.bundle, self.jail, self.jail_hosts, authority=at.authority
+                attempt.id,
+                token,
+                at.url,
+                at.tls_port,
+                at.bundle,
+                self.jail,
+                self.jail_hosts,
+                authority=at.authority,
+                disk=self.disk,
             )
             handles.save(folder / "order.json", order)
             child = _spawn(folder, attempt.id)
@@ -93,6 +101,8 @@ class Local:
         """
         held = msgspec.json.decode(handle, type=Handle) if handle else None
         process = held.process if held else None
+        if process is None:
+            self._group(attempt).seal()
         if process is not None:
             with suppress(psutil.Error):
                 process.send_signal(signal.SIGTERM)
@@ -124,14 +134,8 @@ class Local:
     def clear(self, attempt: str) -> None:
         """Remove what an ended attempt left on the disk."""
         folder = self.folder / attempt
-        with suppress(OSError, msgspec.DecodeError):
-            msgspec.json.decode((folder / "group.json").read_bytes(), type=Group).remove()
-        shutil.rmtree(folder, ignore_errors=True)
-        if folder.exists():  # the user's code may have locked its own folders
-            for place, _, _ in os.walk(folder):
-                with suppress(OSError):
-                    Path(place).chmod(0o700)
-            shutil.rmtree(folder, ignore_errors=True)
+        self._group(attempt).remove()
+        trees.remove(folder)
 
     def remains(self, attempt: str) -> dict[str, int]:
         """How much of an attempt is still here, by what was looked for: after `stop` and `clear` it is 0 of each.
@@ -166,6 +170,11 @@ class Local:
             if here != order:
                 handles.save(folder / "order.json", here)
 
+    def _group(self, attempt: str) -> Group:
+        with suppress(OSError, msgspec.DecodeError):
+            return msgspec.json.decode((self.folder / attempt / "group.json").read_bytes(), type=Group)
+        return Group({})
+
     def _reap(self) -> None:
         for pid, child in list(self.children.items()):
             if child.poll() is not None:
@@ -188,21 +197,29 @@ def sweep(db: Database, engine: Local) -> None:
 
 
 def strays(attempt: str) -> list[psutil.Process]:
-    """Every process that bears the attempt's mark or works below its folder, and every one below such a one.
+    """Every process in the attempt's groups, with its mark, or at work below its folder, and every one below these.
 
-    Who did away with its environment, its parents and its folder, and whose replica was killed, is not found.
+    Where there are no groups, who did away with its environment, its parents and its folder, and whose replica was
+    killed, is not found. The mark of who is in another's group is not asked for: the answer waits for that process to
+    have a turn, and of a thousand that fork without end each has one a minute.
     """
     running: dict[int, list[psutil.Process]] = {}  # by their parents
     found: list[psutil.Process] = []
-    for process in psutil.process_iter(["ppid", "environ", "cwd", "status"]):
+    for process in psutil.process_iter(["ppid", "cwd", "status"]):
         if process.info["status"] != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
             running.setdefault(process.info["ppid"], []).append(process)
-            bears = (process.info["environ"] or {}).get(handles.MARK) == attempt
-            if bears or attempt in Path(process.info["cwd"] or "").parts:
+            held = cgroups.attempt_of(process.pid)
+            if (held or _mark(process)) == attempt or attempt in Path(process.info["cwd"] or "").parts:
                 found.append(process)
     for process in found:  # grows as it goes
         found += [each for each in running.get(process.pid, ()) if each not in found]
     return found
+
+
+def _mark(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return process.environ().get(handles.MARK, "")
+    return ""
 
 
 def _spawn(folder: Path, attempt: str) -> subprocess.Popen[bytes]:

@@ -262,7 +262,7 @@ attempts = sa.Table(
     _text("handle", server_default=sa.text("''")),  # the engine's own word for the running replica
     sa.Column("exit_code", sa.Integer),
     sa.Column("error", sa.Text),
-    sa.Column("reason", sa.Text),  # why it ended, in a word: Completed, Error, Signal, OOM, Lost
+    sa.Column("reason", sa.Text),  # why it ended, in a word: Completed, Error, Signal, OOM, Disk, Lost
     _time("created"),
     _time("ran", nullable=True),  # when its environment was there and the user's code began
     _time("spoke", nullable=True),  # when the user's code said its first line

@@ -47,7 +47,7 @@ def following(tries: Sequence[Attempt], *, pause_s: float, now: float) -> Again 
     """
     first = primary(tries)
     ended_well = not first.live and restarts.reason(first) == restarts.COMPLETED
-    failed = [each for each in tries if not each.live and restarts.reason(each) == restarts.ERROR]
+    failed = [each for each in tries if not each.live and restarts.reason(each) in (restarts.ERROR, restarts.DISK)]
     for each in sorted(failed, key=_end):
         if not _shaken(each, tries) and (not ended_well or _end(each) < _end(first)):
             return Over(each, well=False)

@@ -2,7 +2,8 @@
 
 An exit code of 1 to 127 is the program's own word and permanent. What came from outside of it (a signal, the limit of
 memory, a lost replica) is tried again under the same names, so that checkpoints are found: at most 5 restarts of a
-replica, then 3 retries of the whole job with as many each. Source: the training service's "Restarting jobs",
+replica, then 3 retries of the whole job with as many each. What was ended for what it wrote to the disk would write it
+again, and is not. Source: the training service's "Restarting jobs",
 https://cloud.google.com/ai-platform/training/docs/overview
 """
 
@@ -15,14 +16,15 @@ RESTARTS = 5
 RETRIES = 3
 LONGEST_S = 15.0  # between an end and the next start
 MOST = (RESTARTS + 1) * (RETRIES + 1)
-COMPLETED, ERROR, SIGNAL, OOM, LOST = "Completed", "Error", "Signal", handles.OOM, "Lost"
+COMPLETED, ERROR, SIGNAL, LOST = "Completed", "Error", "Signal", "Lost"
+OOM, DISK = handles.OOM, handles.DISK
 STOPPED = "Stopped"  # by the service, because its job was over or began anew
 AGAIN = (SIGNAL, OOM, LOST)
 
 
 def reason(attempt: Attempt) -> str:
     """Why an attempt that is over ended, in a word."""
-    if attempt.reason in (COMPLETED, ERROR, STOPPED, *AGAIN):
+    if attempt.reason in (COMPLETED, ERROR, DISK, STOPPED, *AGAIN):
         return attempt.reason
     return LOST if attempt.exit_code is None else word(attempt.exit_code)
 

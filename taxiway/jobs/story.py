@@ -50,7 +50,7 @@ class Try(Message, frozen=True, kw_only=True):
     start_time: Annotated[Timestamp, output("When it was committed.")]
     end_time: Annotated[Timestamp | None, output("When it ended, or was superseded.")] = None
     reason: Annotated[
-        str, output("Why it ended: Completed, Error, Signal, OOM, Lost, Cancelled; empty while it lives.")
+        str, output("Why it ended: Completed, Error, Signal, OOM, Disk, Lost, Cancelled; empty while it lives.")
     ] = ""
     exit_code: Annotated[Int32 | None, output("Its program's exit code; 128 + the signal that ended it.")] = None
     check_time: Annotated[

@@ -16,12 +16,12 @@ from types import FrameType
 import msgspec
 import psutil
 
-from taxiway import errors, handles, names, receipts
+from taxiway import errors, handles, names, receipts, trees
 from taxiway.environments import layers, pythons, runtimes
 from taxiway.environments.progress import Lines, Progress
 from taxiway.handles import Exit
 from taxiway.plan import Work
-from taxiway.replica import family, ground, programs, samples
+from taxiway.replica import disk, family, ground, programs, samples
 from taxiway.replica.fence import Fence
 from taxiway.replica.ground import Ground
 from taxiway.replica.wire import Wire
@@ -64,7 +64,7 @@ class Agent:
         family.end()
         if self.stopped.is_set():
             return 1  # superseded or cancelled: nobody waits for a report
-        handles.save(self.folder / "exit.json", ended)
+        self._keep(ended)
         self.words.close()
         with suppress(errors.Error):
             if self.heard != self.state:
@@ -101,13 +101,15 @@ class Agent:
             return Exit(1, "stopped before it ran")
         if not serving(work):
             self.words.say(f"Running command: {shlex.join(['python3', *command[2:]])}")
-        self.child = on.start(command, variables)
-        self.state = "RUNNING"
-        self.moved.set()
-        followers = [self._follow(self.child.stdout, False), self._follow(self.child.stderr, True)]
-        with samples.taken(self.child, self.wire):
-            code = on.returned(self.child.wait())
-        family.end()  # a stray that holds the pipe open would keep us here
+        own = [self.folder / name for name in ground.FOLDERS]
+        with disk.watched(own, lambda: self.words.said, self.wire.order.disk, on.end) as watch:
+            self.child = on.start(command, variables)
+            self.state = "RUNNING"
+            self.moved.set()
+            followers = [self._follow(self.child.stdout, False), self._follow(self.child.stderr, True)]
+            with samples.taken(self.child, self.wire):
+                code = on.returned(self.child.wait())
+        on.end()  # a stray that holds the pipe open would keep us here
         for follower in followers:
             follower.join(DRAIN_S)
         if code == 0:
@@ -116,8 +118,21 @@ class Agent:
             return Exit(0, "")
         said = list(self.words.stderr)
         starved = on.starved
-        told = family.last_words(work.task, code, said, starved=starved)
-        return Exit(family.exit_code(code), told, handles.OOM if starved else "")
+        reason = handles.DISK if watch.told else handles.OOM if starved else ""
+        told = family.last_words(work.task, code, said, why=f" {watch.told}" if watch.told else starved)
+        return Exit(family.exit_code(code), told, reason)
+
+    def _keep(self, ended: Exit) -> None:
+        """The end is on the disk before it is reported. One that is full has room once the code's own folders go."""
+        for name in ("", "tmp", "home", handles.WORK):
+            if name:
+                trees.empty(self.folder / name)
+            try:
+                handles.save(self.folder / "exit.json", ended)
+            except OSError as error:
+                log.warning("the end could not be kept: %s", error)
+            else:
+                return
 
     def _follow(self, pipe: object, errors_stream: bool) -> threading.Thread:
         thread = threading.Thread(
@@ -181,7 +196,7 @@ class Agent:
         self.wire.given_up.set()
         if self.child is not None and self.ground is not None:
             self.ground.terminate(self.child)
-        last = threading.Timer(family.GRACE_S if self.child else 0.0, family.end)
+        last = threading.Timer(family.GRACE_S if self.child else 0.0, self.ground.end if self.ground else family.end)
         last.daemon = True
         last.start()
 

@@ -75,18 +75,18 @@ def exit_code(code: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def last_words(task: str, code: int, stderr: list[str], starved: str = "") -> str:
+def last_words(task: str, code: int, stderr: list[str], why: str = "") -> str:
     """A job's errorMessage: how the replica ended, then its last traceback, or the end of what it said.
 
-    `starved` is what is known of its memory; it is a guess otherwise.
+    `why` is what is known of its end beyond the code; of a SIGKILL there is a guess otherwise.
     """
     role, _, index = task.partition("-replica-")
     if code < 0:
         name = signal.Signals(-code).name if -code in {each.value for each in signal.Signals} else f"signal {-code}"
         how = f"was killed by {name} (status {exit_code(code)})"
-        hint = starved or (" It may have run out of memory." if name == "SIGKILL" else "")
+        hint = why or (" It may have run out of memory." if name == "SIGKILL" else "")
     else:
-        how, hint = f"exited with a non-zero status of {code}", starved
+        how, hint = f"exited with a non-zero status of {code}", why
     said = "\n".join(words.last_of(stderr))
     reason = f" Termination reason: Error.\n{said[-TOLD:]}" if said else ""
     return f"The replica {role} {index} {how}.{hint}{reason}"

@@ -6,19 +6,18 @@ and what the admin allows to jobs.
 
 from __future__ import annotations
 
-import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from taxiway import cgroups, errors, handles, tunnel
+from taxiway import cgroups, errors, handles, trees, tunnel
 from taxiway.environments import pythons
 from taxiway.environments.fences import Entered
 from taxiway.handles import Order
 from taxiway.plan import Work
-from taxiway.replica import family, ground, jail, relay
+from taxiway.replica import disk, family, ground, jail, relay
 from taxiway.replica.jail import Seen
 
 
@@ -53,27 +52,35 @@ class Fence:
                 stack.enter_context(tunnel.run_in_thread(lambda made: _lead(made, held.proxy, allowed)))
                 proxy = relay.proxy_of(held)
             memory = ground.memory_of(self.work)
-            name = f"taxiway-build-{self.order.attempt}"
+            name = f"{cgroups.PREFIX}{self.order.attempt}"
             group = cgroups.make(name, memory=memory, cpus=self.work.cpus, processes=ground.PROCESSES)
             stack.callback(group.remove)
             handles.save(self.folder / "group.json", group)  # for whoever comes after us, if we are killed
             own = self.folder / "build"
-            stack.callback(shutil.rmtree, own, ignore_errors=True)
+            stack.callback(trees.remove, own)
             places = {jail.WORK: own / "work", jail.HOME: own / "home", "/tmp": own / "tmp", str(write): write}
             for folder in places.values():
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+            def end() -> None:
+                group.seal()
+                family.end()
+
             seen = Seen(read, places, Path(self.order.bundle))
             data = 0 if "memory" in group.folders else memory
-            yield Entered(
-                held.enter(command, seen, own / "etc", group.procs, data),
-                {
-                    **{"PATH": family.SYSTEM, "HOME": jail.HOME, "TMPDIR": "/tmp", "USER": jail.NAME},
-                    **{"LANG": "C.UTF-8", handles.MARK: self.order.attempt},
-                    **tunnel.variables(proxy, jail.BUNDLE),
-                    **variables,
-                },
-                held.passed,
-            )
+            with disk.watched(list(places.values()), lambda: 0, self.order.disk, end) as watch:
+                yield Entered(
+                    held.enter(command, seen, own / "etc", group.procs, data),
+                    {
+                        **{"PATH": family.SYSTEM, "HOME": jail.HOME, "TMPDIR": "/tmp", "USER": jail.NAME},
+                        **{"LANG": "C.UTF-8", handles.MARK: self.order.attempt},
+                        **tunnel.variables(proxy, jail.BUNDLE),
+                        **variables,
+                    },
+                    held.passed,
+                )
+            if watch.told:
+                raise errors.FailedPrecondition(f"The job's packages could not be built. {watch.told}")
 
 
 async def _lead(made: tunnel.Tunnel, listening: socket.socket, hosts: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from taxiway.replica.jail import Jail, Seen
 from taxiway.replica.wire import Wire
 
 MIB = 1024 * 1024
-PROCESSES = 8192  # and threads: what no trainer needs, and a machine survives
+PROCESSES = min(8192, 1024 * (os.cpu_count() or 1))  # and threads: what no trainer needs, and a machine survives
 ASIDE = 512 * MIB  # of the machine's memory, which is not for a job
 FOLDERS = {handles.WORK: jail.WORK, "home": jail.HOME, "tmp": "/tmp"}  # below the attempt's own -> place in the jail
 FOREIGN_SIGNALS = range(129, 129 + 64)  # how bubblewrap ends when the code was killed: 128 + the signal
@@ -43,11 +44,16 @@ class Ground:
     def start(self, command: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Start it in its own folder, with its words in two pipes."""
         passed: Sequence[int] = ()
+        if self.jail is None and self.group.procs:
+            command = ["sh", "-c", jail.JOIN, "sh", " ".join(self.group.procs), "", *command]
         if self.jail is not None:
             seen = Seen(self.read, {place: self.folder / name for name, place in FOLDERS.items()}, self.bundle)
             data = 0 if "memory" in self.group.folders else self.memory
             command = self.jail.enter(command, seen, self.folder / "etc", self.group.procs, data)
             passed = self.jail.passed
+        if "pids" not in self.group.folders and shutil.which("prlimit"):
+            # It counts all of this user where there is no jail, or the kernel is older than 5.14. Root it stops not.
+            command = ["prlimit", f"--nproc={PROCESSES + _running()}", *command]
         return subprocess.Popen(
             command,
             cwd=self.folder / handles.WORK,
@@ -58,6 +64,11 @@ class Ground:
             start_new_session=True,
             pass_fds=passed,
         )
+
+    def end(self) -> None:
+        """Kill the code, and whatever it started."""
+        self.group.seal()
+        family.end()
 
     def terminate(self, process: subprocess.Popen[bytes]) -> None:
         """SIGTERM to the code itself, which has a session of its own in a jail."""
@@ -104,13 +115,13 @@ def laid(work: Work, identity: str, wire: Wire, *, read: Sequence[Path], python:
         if held is None:
             variables = stack.enter_context(relay.beside(work, identity, wire))
             own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
-            group = Group({})
         else:
             variables = stack.enter_context(relay.inside(held, work, identity, wire))
             own = {"HOME": jail.HOME, "TMPDIR": "/tmp", "USER": jail.NAME}
-            group = cgroups.make(f"taxiway-{wire.order.attempt}", memory=memory, cpus=work.cpus, processes=PROCESSES)
-            stack.callback(group.remove)
-            handles.save(folder / "group.json", group)  # for whoever comes after us, if we are killed
+        name = f"{cgroups.PREFIX}{wire.order.attempt}"
+        group = cgroups.make(name, memory=memory, cpus=work.cpus, processes=PROCESSES)
+        stack.callback(group.remove)
+        handles.save(folder / "group.json", group)  # for whoever comes after us, if we are killed
         yield Ground(
             folder,
             {**common, **own, **variables},
@@ -125,6 +136,13 @@ def laid(work: Work, identity: str, wire: Wire, *, read: Sequence[Path], python:
 def memory_of(work: Work) -> int:
     """Bytes that a work's code may have."""
     return work.memory or max(psutil.virtual_memory().total - ASIDE, ASIDE)
+
+
+def _running() -> int:
+    """The processes and threads of this machine, as far as the kernel tells (proc_loadavg(5))."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])
+    return 0
 
 
 def _trusted(order: handles.Order) -> Path:

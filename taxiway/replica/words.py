@@ -28,6 +28,8 @@ LONGEST = 64 * 1024  # bytes of one line; what is over is cut, and the line says
 PIECE = 64 * 1024  # what a pipe holds
 BATCH = 1024 * 1024  # bytes of one report at most; a line never has that many
 ROOM = 16 * 1024 * 1024  # bytes of shipped lines that may stay on the disk
+MOST = 256 * 1024 * 1024  # bytes of all lines there: the next wait for the server, or are missing while it is away
+AWAY_S = 30.0  # a server that took nothing for so long is away
 PACE_S = 0.1  # between two reports: a line after a pause leaves at once, those that follow it closely wait for company
 REMEMBERED = 200  # lines of the error stream
 TOLD = 20  # of them, for a failure without a traceback
@@ -43,11 +45,14 @@ class Words:
     def __init__(self, folder: Path, wire: Wire) -> None:
         self.wire = wire
         self.stderr: deque[str] = deque(maxlen=REMEMBERED)
+        self.said = 0  # bytes of all lines, kept for good by the server
         self._kept = (folder / "said.jsonl").open("ab+", buffering=0)
         self._shipped = 0  # bytes of it that the server has
         self._lock = threading.Lock()
         self._seq = 0
-        self._missing = 0  # lines that the disk did not take
+        self._missing = 0  # lines that were not taken
+        self._why = ""  # the last of them was not
+        self._taken = time.monotonic()  # when the server took lines last
         self._fresh = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._ship, name="words", daemon=True)
@@ -61,14 +66,21 @@ class Words:
         """Lines that were said now, by one write: a trainer may print a hundred thousand a second.
 
         What a full disk does not take is missing, and the log says so later: a pipe that nobody reads would stop the
-        trainer.
+        trainer. So is what is said while the server is away and MOST waits for it; one that is there, and slower than
+        the trainer, is waited for.
         """
+        while (full := bool(said) and self._size() > MOST) and time.monotonic() - self._taken < AWAY_S:
+            self._closing.wait(PACE_S)
         now = time.time()
         with self._lock:
+            if full:
+                self._missing += len(said)
+                self._why = f"the server was away, and {MOST // 1024**2} MiB of lines waited for it"
+                return
             if self._missing:
-                said = [("ERROR", f"{self._missing} lines are missing here: the disk was full."), *said]
+                said = [("ERROR", f"{self._missing} lines are missing here: {self._why}."), *said]
             kept = [Said(seq, now, *each) for seq, each in enumerate(said, self._seq + 1)]
-            before = os.fstat(self._kept.fileno()).st_size
+            before = self._size()
             try:
                 whole = memoryview(ENCODER.encode_lines(kept))
                 while whole:  # a disk that is almost full takes a part first
@@ -76,8 +88,10 @@ class Words:
             except OSError as error:
                 self._kept.truncate(before)
                 self._missing += len(said) - (self._missing > 0)
+                self._why = "the disk was full"
                 log.warning("lines could not be kept: %s", error)
                 return
+            self.said += self._size() - before
             self._seq += len(kept)
             self._missing = 0
         self._fresh.set()
@@ -118,6 +132,7 @@ class Words:
                 batch, more = self._next()
                 if batch:
                     self.wire.say(batch)
+                    self._taken = time.monotonic()
             self._make_room(0 if closing else ROOM)
             self._closing.wait(PACE_S)
 
@@ -131,9 +146,12 @@ class Words:
     def _make_room(self, most: int) -> None:
         """Once all is shipped and more than `most` bytes are there, the file begins anew."""
         with self._lock:
-            if self._shipped > most and self._shipped == os.fstat(self._kept.fileno()).st_size:
+            if self._shipped > most and self._shipped == self._size():
                 self._kept.truncate(0)
                 self._shipped = 0
+
+    def _size(self) -> int:
+        return os.fstat(self._kept.fileno()).st_size
 
 
 def lines(pipe: IO[bytes]) -> Iterator[str]:
