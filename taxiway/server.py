@@ -60,6 +60,7 @@ from taxiway.iam.keys import Keys
 from taxiway.iam.members import NOBODY
 from taxiway.iam.users import Passwords
 from taxiway.jobs import machines, queue
+from taxiway.jobs.line import Line
 from taxiway.jobs.preflight import Preflight
 from taxiway.jobs.worker import Worker
 from taxiway.models.deployments import Deployments
@@ -421,6 +422,7 @@ def open_house(
     local.sweep(db, engine)
     kept = blobs.Blobs(configured.blobs)
     kept.sweep(db)
+    waiting = Line(db)
     house = House(
         settings=configured,
         db=db,
@@ -432,7 +434,8 @@ def open_house(
         deployments=Deployments(db, held, engine, kept),
         machines=offered,
         preflight=Preflight(db, kept, offered),
-        worker=Worker(db, held, engine, configured, offered),
+        line=waiting,
+        worker=Worker(db, held, engine, configured, offered, waiting),
         streams=Streams(db),
     )
     household.write_credentials(db, held, located)

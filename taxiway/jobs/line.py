@@ -10,13 +10,18 @@ from __future__ import annotations
 import heapq
 import math
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
 
 from taxiway.compute import logs
+from taxiway.db import database
+from taxiway.db.database import Database, Prepared, Topic
 from taxiway.db.tables import jobs
 from taxiway.jobs import states
 from taxiway.jobs.states import State
@@ -28,6 +33,7 @@ LEAST = 3  # of them, for a guess
 FARTHEST = 1000  # places in the line; what starts behind those is not guessed
 QUEUED = jobs.c.state == State.QUEUED.value
 HELD = jobs.c.state.in_([state.value for state in states.HELD])
+TOPIC: Topic = ("line",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +47,19 @@ class Place:
     limit: float | None  # the longest time to run that it names; the seven days of one that names none tell nothing
 
 
-LIMIT = jobs.c.training["scheduling", "maxRunningTime"].as_float()
-PLACE = (jobs.c.project, jobs.c.id, jobs.c.position, jobs.c.started, LIMIT)
+_LIMIT = sa.func.json_extract(jobs.c.training, "$.scheduling.maxRunningTime")
+_PLACE = sa.select(jobs.c.project, jobs.c.id, jobs.c.position, jobs.c.started, _LIMIT)
+_WAITING = Prepared(sa.select(jobs.c.priority, jobs.c.position, jobs.c.project).where(QUEUED))  # all within an index
+_NEW = Prepared(_PLACE.where(QUEUED, jobs.c.position >= sa.bindparam("least")))
+_HELD = Prepared(
+    _PLACE.where(sa.or_(*(jobs.c.state == state.value for state in states.HELD))).order_by(jobs.c.position)
+)
+_TOOK = Prepared(
+    sa.select(jobs.c.ended - jobs.c.started)
+    .where(jobs.c.project == sa.bindparam("project"), jobs.c.state == State.SUCCEEDED.value)
+    .order_by(jobs.c.position.desc())
+    .limit(RECENT)
+)
 
 
 def first(rows: sa.Connection) -> sa.Row[Any] | None:
@@ -65,33 +82,14 @@ def first(rows: sa.Connection) -> sa.Row[Any] | None:
     return rows.execute(sa.select(jobs).where(jobs.c.position == turn)).first()
 
 
-def order(rows: sa.Connection) -> list[Place]:
-    """Every queued job in the order in which they will be claimed, if none that runs now ends before.
-
-    A project's next job counts those before it as if they ran: so merging the projects by who has the fewest is the
-    same as sorting by that count.
-    """
-    running = _running()
-    before = sa.func.row_number().over(
-        partition_by=jobs.c.project, order_by=(jobs.c.priority.desc(), jobs.c.position)
-    ) + sa.func.coalesce(running.c.jobs, 0)
-    asked = (
-        sa.select(*PLACE)
-        .outerjoin(running, running.c.project == jobs.c.project)
-        .where(QUEUED)
-        .order_by(jobs.c.priority.desc(), before, jobs.c.position)
-    )
-    return [Place(*row) for row in rows.execute(asked)]
+def last_queued(rows: sa.Connection) -> int:
+    """The highest position of a queued job; 0 if none is."""
+    return int(rows.execute(sa.select(sa.func.max(jobs.c.position)).where(QUEUED)).scalar() or 0)
 
 
-def places(rows: sa.Connection) -> dict[int, int]:
-    """By the position of each queued job how many will be claimed before it: 0 is next."""
-    return {each.position: place for place, each in enumerate(order(rows))}
-
-
-def running(rows: sa.Connection) -> list[Place]:
-    asked = sa.select(*PLACE).where(HELD).order_by(jobs.c.position)
-    return [Place(*row) for row in rows.execute(asked)]
+def changed(tx: sa.Connection) -> None:
+    """To be said by whoever changes in this transaction which jobs wait or run."""
+    database.tell(tx, TOPIC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,92 +102,181 @@ class Wait:
     starts: float | None
 
 
-def wait(rows: sa.Connection, position: int, *, most: int, now: float) -> Wait | None:
-    """What is to be said of a queued job now; None if it is queued no more. `most` jobs may run at once."""
-    waiting, held = order(rows), running(rows)
-    ahead = next((place for place, each in enumerate(waiting) if each.position == position), None)
-    if ahead is None:
-        return None
-    project = waiting[ahead].project
-    own = [each.id for each in waiting[:ahead] if each.project == project]
-    if len(held) < most and ahead < most - len(held):
-        reason = "There is room for it: it starts in a moment."
-    else:
-        reason = _reason([each.id for each in held if each.project == project], len(held), most, ahead)
-    return Wait(reason, ahead, own[:NAMED], _starts(rows, waiting[:ahead], held, most=most, now=now))
+@dataclass(eq=False)
+class Order:
+    """The line at one moment: every queued job in the order in which they will be claimed, if none that runs then ends
+    before; and every job that runs."""
+
+    db: Database
+    waiting: Sequence[Place]
+    held: Sequence[Place]
+    _usual: dict[str, float] = field(default_factory=dict)
+    _guessed: tuple[Sequence[float], Sequence[float | None]] = ((), ())
+
+    @cached_property
+    def places(self) -> dict[int, int]:
+        """By the position of each queued job how many will be claimed before it: 0 is next."""
+        return {each.position: place for place, each in enumerate(self.waiting)}
+
+    @cached_property
+    def _own(self) -> dict[str, list[int]]:
+        """The places of each project's jobs."""
+        found: dict[str, list[int]] = {}
+        for place, each in enumerate(self.waiting):
+            found.setdefault(each.project, []).append(place)
+        return found
+
+    def wait(self, position: int, *, most: int, now: float) -> Wait | None:
+        """What is to be said of a queued job now; None if it was queued no more. `most` jobs may run at once."""
+        ahead = self.places.get(position)
+        if ahead is None:
+            return None
+        first = self._own[self.waiting[ahead].project][:NAMED]
+        own = [self.waiting[place].id for place in first if place < ahead]
+        if len(self.held) < most and ahead < most - len(self.held):
+            reason = "There is room for it: it starts in a moment."
+        else:
+            reason = self.reason(ahead, most=most)
+        return Wait(reason, ahead, own, self._starts(ahead, most=most, now=now))
+
+    def reason(self, ahead: int, *, most: int) -> str:
+        """Why the job at a place waits while there is no room."""
+        project, running = self.waiting[ahead].project, len(self.held)
+        own = [each.id for each in self.held if each.project == project]
+        elsewhere = [f"{running - len(own)} of other projects"] if running > len(own) else []
+        more = [f"{len(own) - NAMED} more"] if len(own) > NAMED else []
+        named = ", ".join([*own[:NAMED], *more, *elsewhere])
+        first = f"{ahead} queued {'job starts' if ahead == 1 else 'jobs start'}" if ahead else "no queued job starts"
+        return (
+            f"Waiting for another job to end: {running} run ({named}), {most} may at once, and {first} before this one."
+        )
+
+    def _starts(self, ahead: int, *, most: int, now: float) -> float | None:
+        """When the job at a place may start, by what the projects' last jobs took and by the limits that jobs name.
+
+        The guesses for all places are made together, and hold for as long as the rooms are thought to get free when
+        they were.
+        """
+        if ahead > FARTHEST:
+            return None
+        free = [now] * (most - len(self.held))
+        rooms = free + [max(now, _ends(each, self.usual(each.project), now)) for each in self.held]
+        told, guesses = self._guessed
+        if told != rooms:
+            takes = (min(self.usual(each.project), _limit(each)) for each in self.waiting[:FARTHEST])
+            guesses = list(starts(rooms, takes))
+            self._guessed = rooms, guesses
+        return guesses[ahead]
+
+    def usual(self, project: str) -> float:
+        """What the project's last jobs took, in seconds; infinity if too few tell."""
+        if project not in self._usual:
+            seconds = [max(0.0, took) for (took,) in self.db.rows(_TOOK, {"project": project}) if took is not None]
+            self._usual[project] = statistics.median(seconds) if len(seconds) >= LEAST else math.inf
+        return self._usual[project]
 
 
-def start_of(rooms: Iterable[float], ahead: Iterable[float], *, now: float) -> float | None:
-    """When a job starts: `rooms` are the times at which each room gets free, `ahead` the seconds that each earlier job
-    takes. Infinity stands for what nobody knows; None if that decides.
+class Line:
+    """The line as it is now: ordered once after each change of its rows, for all who ask.
 
-    >>> start_of([50.0, 80.0], [100.0], now=10.0)
-    80.0
-    >>> start_of([math.inf, 80.0], [math.inf], now=10.0)
+    Whoever was told that a change is on the disk sees it here: changes are counted before their callers are told, and
+    an order that was read before the last of them is of no use any more. So who changes the rows must say so
+    (`changed`), in the process whose Database this is.
     """
-    free = [max(now, each) for each in rooms]
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        self._changes = 0
+        self._ordering = threading.Lock()
+        self._known: dict[int, Place] = {}  # by the positions of queued jobs
+        self._held: tuple[int, Order] | None = None  # of how many changes it knows at least
+        db.listen(self._committed)
+
+    def now(self) -> Order:
+        wanted = self._changes
+        with self._ordering:
+            if self._held is None or self._held[0] < wanted:
+                changes = self._changes
+                self._held = changes, self._read()
+            return self._held[1]
+
+    def explain(self, *, most: int, after: int, now: float) -> int:
+        """Say in the log of queued jobs that arrived after a position why they wait; up to which position it was said.
+
+        For when there is no room. Jobs that run are named if they are of the job's own project; those that do not come
+        to their turn within this call are told in the next.
+        """
+        order = self.now()
+        untold = sorted(position for position in order.places if position > after)[:AT_ONCE]
+        if not untold or not order.held:  # none: room has come meanwhile
+            return after
+        told = {position: order.waiting[order.places[position]] for position in untold}
+        why = {position: order.reason(order.places[position], most=most) for position in untold}
+
+        def save(tx: sa.Connection) -> None:
+            still = sa.select(jobs.c.position).where(QUEUED, jobs.c.position.between(untold[0], untold[-1]))
+            for position in told.keys() & set(tx.execute(still).scalars()):  # the others were cancelled meanwhile
+                logs.say(tx, told[position].project, told[position].id, why[position], now=now)
+
+        self.db.write(save)
+        return untold[-1]
+
+    def _committed(self, topics: set[Topic]) -> None:
+        if TOPIC in topics:
+            self._changes += 1
+
+    def _read(self) -> Order:
+        """The order itself is an index's alone; of a job is read once what it never changes while it waits."""
+        with self.db.snapshot() as look:
+            waiting, known = look(_WAITING, {}), self._known
+            if lacking := [position for _, position, _ in waiting if position not in known]:
+                new = (Place(*row) for row in look(_NEW, {"least": min(lacking)}))
+                known = {**known, **{each.position: each for each in new}}
+            held = [Place(*row) for row in look(_HELD, {})]
+        self._known = {position: known[position] for _, position, _ in waiting}
+        running = Counter(each.project for each in held)
+        return Order(self.db, [self._known[position] for position in ordered(waiting, running)], held)
+
+
+def ordered(waiting: Iterable[tuple[int, int, str]], running: Mapping[str, int]) -> list[int]:
+    """The positions of queued jobs, told as (priority, position, project), in the order in which they will be claimed.
+
+    A project's next job counts those before it as if they ran: so merging the projects by who has the fewest is the
+    same as sorting by that count.
+
+    >>> ordered([(0, 1, "a"), (0, 2, "a"), (0, 3, "b"), (9, 4, "a")], {})
+    [4, 3, 1, 2]
+    """
+    counts = Counter(running)
+    found = []
+    for lower, position, project in sorted((-priority, position, project) for priority, position, project in waiting):
+        found.append((lower, counts[project], position))
+        counts[project] += 1
+    return [position for _, _, position in sorted(found)]
+
+
+def starts(rooms: Iterable[float], takes: Iterable[float]) -> Iterator[float | None]:
+    """When each place in the line starts, and the one behind the last: `rooms` are the times at which each room gets
+    free, `takes` the seconds of each job. Infinity stands for what nobody knows; None if that decides.
+
+    >>> list(starts([50.0, 80.0], [100.0, 100.0]))
+    [50.0, 80.0, 150.0]
+    >>> list(starts([math.inf, 80.0], [math.inf]))
+    [80.0, None]
+    """
+    free = list(rooms)
     heapq.heapify(free)
-    for seconds in ahead:
-        heapq.heappush(free, heapq.heappop(free) + seconds)
-    found = free[0] if free else math.inf
-    return found if found < math.inf else None
-
-
-def last_queued(rows: sa.Connection) -> int:
-    """The highest position of a queued job; 0 if none is."""
-    return int(rows.execute(sa.select(sa.func.max(jobs.c.position)).where(QUEUED)).scalar() or 0)
-
-
-def explain(tx: sa.Connection, *, most: int, after: int, now: float) -> int:
-    """Say in the log of queued jobs that arrived after a position why they wait; up to which position it was said.
-
-    For when there is no room. Jobs that run are named if they are of the job's own project; those that do not come to
-    their turn within this call are told in the next.
-    """
-    waiting = order(tx)
-    untold: list[int] = sorted(each.position for each in waiting if each.position > after)[:AT_ONCE]
-    held = running(tx)
-    if not untold or not held:  # none: room has come meanwhile
-        return after
-    for ahead, each in enumerate(waiting):
-        if after < each.position <= untold[-1]:
-            own = [other.id for other in held if other.project == each.project]
-            logs.say(tx, each.project, each.id, _reason(own, len(held), most, ahead), now=now)
-    return untold[-1]
+    for seconds in (*takes, 0.0):
+        found = free[0] if free else math.inf
+        yield found if found < math.inf else None
+        if free:
+            heapq.heapreplace(free, found + seconds)
 
 
 def _running() -> sa.Subquery:
     """How many jobs of each project run."""
     counted = sa.select(jobs.c.project, sa.func.count().label("jobs")).where(HELD)
     return counted.group_by(jobs.c.project).subquery()
-
-
-def _reason(own: Sequence[str], running: int, most: int, ahead: int) -> str:
-    elsewhere = [f"{running - len(own)} of other projects"] if running > len(own) else []
-    more = [f"{len(own) - NAMED} more"] if len(own) > NAMED else []
-    named = ", ".join([*own[:NAMED], *more, *elsewhere])
-    first = f"{ahead} queued {'job starts' if ahead == 1 else 'jobs start'}" if ahead else "no queued job starts"
-    return f"Waiting for another job to end: {running} run ({named}), {most} may at once, and {first} before this one."
-
-
-def _starts(
-    rows: sa.Connection, ahead: Sequence[Place], held: Sequence[Place], *, most: int, now: float
-) -> float | None:
-    """When the job behind `ahead` may start, by what the projects' last jobs took and by the limits that jobs name."""
-    if len(ahead) > FARTHEST:
-        return None
-    usual = {project: _usual(rows, project) for project in {each.project for each in (*ahead, *held)}}
-    rooms = [now] * (most - len(held)) + [_ends(each, usual[each.project], now) for each in held]
-    return start_of(rooms, (min(usual[each.project], _limit(each)) for each in ahead), now=now)
-
-
-def _usual(rows: sa.Connection, project: str) -> float:
-    """What the project's last jobs took, in seconds; infinity if too few tell."""
-    took = jobs.c.ended - jobs.c.started
-    done = sa.select(took).where(jobs.c.project == project, jobs.c.state == State.SUCCEEDED.value)
-    known = rows.execute(done.order_by(jobs.c.position.desc()).limit(RECENT)).scalars()
-    seconds = [max(0.0, each) for each in known if each is not None]
-    return statistics.median(seconds) if len(seconds) >= LEAST else math.inf
 
 
 def _ends(held: Place, usual: float, now: float) -> float:

@@ -89,10 +89,11 @@ def create(
                 policy=policies.owned_by(creator, "roles/ml.jobOwner"),
             )
         )
-        first, *rest = (line.format(id=job) for line in ACCEPTED)
-        said = [("INFO", first), *notes, *(("INFO", line) for line in rest)]
+        line.changed(tx)
+        first, *rest = (words.format(id=job) for words in ACCEPTED)
+        said = [("INFO", first), *notes, *(("INFO", words) for words in rest)]
         for severity, lines in itertools.groupby(said, lambda each: each[0]):
-            logs.say(tx, project, job, *(line for _, line in lines), severity=severity, now=now)
+            logs.say(tx, project, job, *(words for _, words in lines), severity=severity, now=now)
         return read(tx, project, job)
 
     return db.write(save)
@@ -223,6 +224,7 @@ def move(tx: sa.Connection, project: str, job: str, to: State, *, worker: str | 
     if to in states.FINAL:
         changes |= {"worker": None, "lease": None}
     moved = tx.execute(jobs.update().where(guard).values(state=to.value, etag=jobs.c.etag + 1, **changes)).rowcount
+    line.changed(tx)
     found = read(tx, project, job)
     if not moved:
         raise errors.FailedPrecondition(
@@ -237,6 +239,7 @@ def runs(tx: sa.Connection, project: str, job: str, *, now: float) -> None:
     preparing = _is(project, job) & (jobs.c.state == State.PREPARING.value)
     started = sa.func.coalesce(jobs.c.started, now)  # the first time counts
     tx.execute(jobs.update().where(preparing).values(state=State.RUNNING.value, etag=jobs.c.etag + 1, started=started))
+    line.changed(tx)
 
 
 def cancel(db: Database, project: str, job: str, *, now: float) -> Job:

@@ -24,6 +24,7 @@ from taxiway.iam import projects
 from taxiway.iam.keys import Keys
 from taxiway.jobs import line, queue, restarts, scheduling
 from taxiway.jobs.clock import Clock
+from taxiway.jobs.line import Line
 from taxiway.jobs.machines import Machines
 from taxiway.jobs.queue import Job
 from taxiway.jobs.states import State
@@ -46,8 +47,10 @@ class Worker:
     `wake` tells it that something happened.
     """
 
-    def __init__(self, db: Database, keys: Keys, engine: Local, settings: Settings, machines: Machines) -> None:
-        self.db, self.keys, self.engine, self.machines = db, keys, engine, machines
+    def __init__(
+        self, db: Database, keys: Keys, engine: Local, settings: Settings, machines: Machines, waiting: Line
+    ) -> None:
+        self.db, self.keys, self.engine, self.machines, self.line = db, keys, engine, machines, waiting
         self.most = settings.jobs or max(2, (os.cpu_count() or 2) // 2)
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._woken = threading.Event()
@@ -127,8 +130,7 @@ class Worker:
         with self.db.read() as rows:
             last = line.last_queued(rows)
         if last > self._explained:
-            after = self._explained
-            self._explained = self.db.write(lambda tx: line.explain(tx, most=self.most, after=after, now=now))
+            self._explained = self.line.explain(most=self.most, after=self._explained, now=now)
 
     def _hand_out(self, job: Job) -> None:
         key = (job.project, job.id)
