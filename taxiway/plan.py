@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -14,6 +14,7 @@ PYTHON = "{taxiway.python}"  # the interpreter of the environment
 RUNNERS = "{taxiway.runners}"  # the folder of taxiway/runners
 PORT = "{taxiway.port}"  # a free port on the replica's host
 
+BY_THE_BUS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # CUDA counts GPUs by their speed, unless it is told to
 MASTER = "master-replica-0"
 SERVER = "server-replica-0"
 
@@ -33,8 +34,20 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     variables: dict[str, str]
     cpus: float = 0.0  # at most so many; 0: no limit
     memory: int = 0  # bytes, at most; 0: no limit
-    gpus: list[int] = []  # those of the host's that it may use, as nvidia-smi counts them
+    gpus: list[int] = []  # those of the host's that are its alone, as nvidia-smi counts them
+    devices: list[str] = []  # their files below /dev
     trial: str = ""  # of a job that tunes: 1, 2, ...
+
+
+class Gpu(Protocol):
+    """One of the host's: its number, its word for CUDA, its file below /dev."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def word(self) -> str: ...
+    @property
+    def device(self) -> str: ...
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,19 +69,25 @@ def training(
     python: str,
     cpus: float = 0.0,
     memory: int = 0,
-    gpus: Sequence[int] | None = None,
+    gpus: Sequence[Gpu] | None = None,
 ) -> Work:
     """A job's master, which runs alone in every tier: `python -m module args --job-dir dir`, as the service ran it.
 
     The arguments' order, TF_CONFIG and CLOUD_ML_* are those of the training service (its distributed training page).
-    `gpus` are those of the host that it sees; None leaves that to the host.
+    `gpus` are those of the host that it sees, in nvidia-smi's order; None leaves that to the host.
     """
     role = _primary(runtime)
     place = Place({role: [f"127.0.0.1:{PORT}"]}, role, 0)
     work = _replica(project, number, job, told, place, runtime=runtime, python=python)
-    seen = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
+    seen = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(each.word for each in gpus), **BY_THE_BUS}
+    held = [(each.index, each.device) for each in gpus or ()]
     return msgspec.structs.replace(
-        work, cpus=cpus, memory=memory, gpus=list(gpus or ()), variables={**work.variables, **seen}
+        work,
+        cpus=cpus,
+        memory=memory,
+        gpus=[index for index, _ in held],
+        devices=[device for _, device in held],
+        variables={**work.variables, **seen},
     )
 
 
@@ -191,7 +210,7 @@ def serving(project: str, number: int, version: str, source: str, *, runtime: st
         packages=[],
         fetch={"model": source},
         command=_runner("--socket", "model.sock", "--model", "model", "--framework", framework),
-        variables={},
+        variables={"CUDA_VISIBLE_DEVICES": ""},  # the GPUs of the host are for the jobs that asked for them
     )
 
 

@@ -422,7 +422,7 @@ def open_house(
     local.sweep(db, engine)
     kept = blobs.Blobs(configured.blobs)
     kept.sweep(db)
-    waiting = Line(db)
+    waiting = Line(db, offered.fitting)
     house = House(
         settings=configured,
         db=db,

@@ -443,12 +443,12 @@ def test_a_replica_has_no_more_to_say_once_its_attempt_is_over(lab, server):
             {
                 "scaleTier": "CUSTOM",
                 "masterType": "n1-standard-1",
-                "workerType": "n1-standard-4",
+                "workerType": "n1-highcpu-2",
                 "workerCount": "2",
-                "parameterServerType": "n1-standard-4",
+                "parameterServerType": "n1-highcpu-2",
                 "parameterServerCount": "1",
             },
-            0.097 + 3 * 0.3878,
+            0.097 + 3 * 0.1447,
         ),
     ],
 )

@@ -90,6 +90,7 @@ def create_job(call: Call) -> dict[str, Any]:
         checked.training,
         checked.labels,
         notes=report.notes,
+        accelerators=call.house.machines.accelerators(checked.training),
         creator=call.who.member,
         now=call.now,
         checked=time.time(),

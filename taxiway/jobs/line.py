@@ -1,29 +1,32 @@
 """The line of waiting jobs: whose turn it is, behind whom each stands, why it waits, and when it may start.
 
 The higher priority goes first. Among equals the project with the fewest running jobs, so that a thousand jobs of one do
-not starve one of another; then the job that came first. Every query goes by an index of the jobs that wait or run:
-those that have ended cost it nothing.
+not starve one of another; then the job that came first. One that has to wait for GPUs is passed (see gpus.py). Every
+query goes by an index of the jobs that wait or run: those that have ended cost it nothing.
 """
 
 from __future__ import annotations
 
+import bisect
+import functools
 import heapq
 import math
 import statistics
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from taxiway.compute import logs
 from taxiway.db import database
 from taxiway.db.database import Database, Prepared, Topic
 from taxiway.db.tables import jobs
-from taxiway.jobs import states
+from taxiway.jobs import gpus, states
 from taxiway.jobs.states import State
 
 NAMED = 5  # jobs that a waiting one is told of by name
@@ -45,10 +48,16 @@ class Place:
     position: int
     started: float | None
     limit: float | None  # the longest time to run that it names; the seven days of one that names none tell nothing
+    wants: str = ""  # GPUs: see machines.Machines.accelerators
+    count: int = 0
+    gpus: Sequence[int] = ()  # those that were given to it
 
 
 _LIMIT = sa.func.json_extract(jobs.c.training, "$.scheduling.maxRunningTime")
-_PLACE = sa.select(jobs.c.project, jobs.c.id, jobs.c.position, jobs.c.started, _LIMIT)
+_PLACE = sa.select(
+    *(jobs.c.project, jobs.c.id, jobs.c.position, jobs.c.started, _LIMIT),
+    *(jobs.c.accelerator, jobs.c.accelerators, jobs.c.gpus),
+)
 _WAITING = Prepared(sa.select(jobs.c.priority, jobs.c.position, jobs.c.project).where(QUEUED))  # all within an index
 _NEW = Prepared(_PLACE.where(QUEUED, jobs.c.position >= sa.bindparam("least")))
 _HELD = Prepared(
@@ -62,12 +71,13 @@ _TOOK = Prepared(
 )
 
 
-def first(rows: sa.Connection) -> sa.Row[Any] | None:
-    """The row of the queued job whose turn it is."""
-    top = sa.select(sa.func.max(jobs.c.priority)).where(QUEUED).scalar_subquery()
+def first(rows: sa.Connection, without: Collection[str] = ()) -> sa.Row[Any] | None:
+    """The row of the queued job whose turn it is; of those only that do not want GPUs of some kinds."""
+    queued = QUEUED & jobs.c.accelerator.not_in(without) if without else QUEUED
+    top = sa.select(sa.func.max(jobs.c.priority)).where(queued).scalar_subquery()
     heads = (
         sa.select(jobs.c.project, sa.func.min(jobs.c.position).label("position"))
-        .where(QUEUED, jobs.c.priority == top)
+        .where(queued, jobs.c.priority == top)
         .group_by(jobs.c.project)
         .subquery()
     )
@@ -80,6 +90,26 @@ def first(rows: sa.Connection) -> sa.Row[Any] | None:
         .scalar_subquery()
     )
     return rows.execute(sa.select(jobs).where(jobs.c.position == turn)).first()
+
+
+def start(rows: sa.Connection, fitting: gpus.Fitting) -> tuple[sa.Row[Any], list[int] | None] | None:
+    """The row of the first queued job that may start, and the GPUs that it is given (None if it wants none).
+
+    See gpus.py for who goes past whom.
+    """
+    without: set[str] = set()
+    taken: set[int] | None = None
+    while (row := first(rows, without)) is not None:
+        if not row.accelerator:
+            return row, None
+        if taken is None:
+            given = rows.execute(sa.select(jobs.c.gpus).where(HELD, jobs.c.accelerator != "")).scalars()
+            taken = {gpu for some in given for gpu in some or ()}
+        if (found := gpus.granted(row.accelerator, row.accelerators, taken, fitting)) is not None:
+            return row, found
+        taken |= set(fitting(row.accelerator))
+        without.add(row.accelerator)
+    return None
 
 
 def last_queued(rows: sa.Connection) -> int:
@@ -110,6 +140,7 @@ class Order:
     db: Database
     waiting: Sequence[Place]
     held: Sequence[Place]
+    fitting: gpus.Fitting = gpus.none
     _usual: dict[str, float] = field(default_factory=dict)
     _guessed: tuple[Sequence[float], Sequence[float | None]] = ((), ())
 
@@ -117,6 +148,19 @@ class Order:
     def places(self) -> dict[int, int]:
         """By the position of each queued job how many will be claimed before it: 0 is next."""
         return {each.position: place for place, each in enumerate(self.waiting)}
+
+    @cached_property
+    def short(self) -> list[int]:
+        """The places of those that have to wait for GPUs, even if there is room."""
+        taken = {gpu for each in self.held for gpu in each.gpus}
+        found = []
+        for place, each in enumerate(self.waiting):
+            if each.wants:
+                given = gpus.granted(each.wants, each.count, taken, self.fitting)
+                if given is None:
+                    found.append(place)
+                taken |= set(self.fitting(each.wants) if given is None else given)
+        return found
 
     @cached_property
     def _own(self) -> dict[str, list[int]]:
@@ -133,23 +177,36 @@ class Order:
             return None
         first = self._own[self.waiting[ahead].project][:NAMED]
         own = [self.waiting[place].id for place in first if place < ahead]
-        if len(self.held) < most and ahead < most - len(self.held):
-            reason = "There is room for it: it starts in a moment."
-        else:
-            reason = self.reason(ahead, most=most)
+        reason = self.reason(ahead, most=most) or "There is room for it: it starts in a moment."
         return Wait(reason, ahead, own, self._starts(ahead, most=most, now=now))
 
     def reason(self, ahead: int, *, most: int) -> str:
-        """Why the job at a place waits while there is no room."""
-        project, running = self.waiting[ahead].project, len(self.held)
-        own = [each.id for each in self.held if each.project == project]
-        elsewhere = [f"{running - len(own)} of other projects"] if running > len(own) else []
-        more = [f"{len(own) - NAMED} more"] if len(own) > NAMED else []
-        named = ", ".join([*own[:NAMED], *more, *elsewhere])
+        """Why the job at a place waits; "" for one that has room, and all else that it needs."""
+        passed = bisect.bisect_left(self.short, ahead)
+        if self._lacks(ahead):
+            return self._reason_of_gpus(ahead)
+        if ahead - passed < most - len(self.held):
+            return ""
+        room = f"{len(self.held)} run ({_named(self.held, self.waiting[ahead].project)}), {most} may at once"
         first = f"{ahead} queued {'job starts' if ahead == 1 else 'jobs start'}" if ahead else "no queued job starts"
-        return (
-            f"Waiting for another job to end: {running} run ({named}), {most} may at once, and {first} before this one."
-        )
+        return f"Waiting for another job to end: {room}, and {first} before this one."
+
+    def _lacks(self, ahead: int) -> bool:
+        """Whether the job at a place has to wait for GPUs."""
+        near = bisect.bisect_left(self.short, ahead)
+        return self.short[near : near + 1] == [ahead]
+
+    def _reason_of_gpus(self, ahead: int) -> str:
+        each = self.waiting[ahead]
+        would_do = set(self.fitting(each.wants))
+        having = [held for held in self.held if would_do & set(held.gpus)]
+        taken = sum(len(would_do & set(held.gpus)) for held in having)
+        before = sum(bool(would_do & set(self.fitting(other.wants))) for other in self.waiting[:ahead] if other.wants)
+        count = min(each.count, len(would_do))
+        wants = f"it wants {count} of the {len(would_do)} that would do"
+        by = f"{taken} of them {'is' if taken == 1 else 'are'} held by {_named(having, each.project)}" if taken else ""
+        behind = f"{before} queued before it {'wants' if before == 1 else 'want'} such" if before else ""
+        return f"Waiting for {'a GPU' if count == 1 else 'GPUs'}: {', '.join(filter(None, (wants, by, behind)))}."
 
     def _starts(self, ahead: int, *, most: int, now: float) -> float | None:
         """When the job at a place may start, by what the projects' last jobs took and by the limits that jobs name.
@@ -166,7 +223,25 @@ class Order:
             takes = (min(self.usual(each.project), _limit(each)) for each in self.waiting[:FARTHEST])
             guesses = list(starts(rooms, takes))
             self._guessed = rooms, guesses
-        return guesses[ahead]
+        room = guesses[ahead]
+        if room is None or not self._lacks(ahead):
+            return room
+        given = self._given(ahead, now)
+        return max(room, given) if given < math.inf else None
+
+    def _given(self, ahead: int, now: float) -> float:
+        """When the job at a place may have its GPUs, if those before it that want such take them in turn."""
+        want = self.waiting[ahead]
+        free = dict.fromkeys(self.fitting(want.wants), now)
+        for each in self.held:
+            for gpu in free.keys() & set(each.gpus):
+                free[gpu] = max(now, _ends(each, self.usual(each.project), now))
+        for each in self.waiting[:ahead]:
+            would_do = sorted(free.keys() & set(self.fitting(each.wants)) if each.wants else (), key=free.__getitem__)
+            if taken := would_do[: each.count]:
+                ends = free[taken[-1]] + min(self.usual(each.project), _limit(each))
+                free.update(dict.fromkeys(taken, ends))
+        return sorted(free.values())[: want.count][-1]
 
     def usual(self, project: str) -> float:
         """What the project's last jobs took, in seconds; infinity if too few tell."""
@@ -184,8 +259,8 @@ class Line:
     (`changed`), in the process whose Database this is.
     """
 
-    def __init__(self, db: Database) -> None:
-        self.db = db
+    def __init__(self, db: Database, fitting: gpus.Fitting = gpus.none) -> None:
+        self.db, self.fitting = db, functools.cache(fitting)
         self._changes = 0
         self._ordering = threading.Lock()
         self._known: dict[int, Place] = {}  # by the positions of queued jobs
@@ -203,23 +278,28 @@ class Line:
     def explain(self, *, most: int, after: int, now: float) -> int:
         """Say in the log of queued jobs that arrived after a position why they wait; up to which position it was said.
 
-        For when there is no room. Jobs that run are named if they are of the job's own project; those that do not come
-        to their turn within this call are told in the next.
+        Jobs that run are named if they are of the job's own project. Those that do not come to their turn within this
+        call are told in the next, and so are all behind one that starts in a moment.
         """
         order = self.now()
-        untold = sorted(position for position in order.places if position > after)[:AT_ONCE]
-        if not untold or not order.held:  # none: room has come meanwhile
+        told: dict[int, tuple[Place, str]] = {}
+        for position in sorted(position for position in order.places if position > after)[:AT_ONCE]:
+            place = order.places[position]
+            if not (why := order.reason(place, most=most)):
+                break
+            told[position] = order.waiting[place], why
+        if not told:
             return after
-        told = {position: order.waiting[order.places[position]] for position in untold}
-        why = {position: order.reason(order.places[position], most=most) for position in untold}
+        last = max(told)
 
         def save(tx: sa.Connection) -> None:
-            still = sa.select(jobs.c.position).where(QUEUED, jobs.c.position.between(untold[0], untold[-1]))
+            still = sa.select(jobs.c.position).where(QUEUED, jobs.c.position.between(min(told), last))
             for position in told.keys() & set(tx.execute(still).scalars()):  # the others were cancelled meanwhile
-                logs.say(tx, told[position].project, told[position].id, why[position], now=now)
+                each, why = told[position]
+                logs.say(tx, each.project, each.id, why, now=now)
 
         self.db.write(save)
-        return untold[-1]
+        return last
 
     def _committed(self, topics: set[Topic]) -> None:
         if TOPIC in topics:
@@ -230,12 +310,13 @@ class Line:
         with self.db.snapshot() as look:
             waiting, known = look(_WAITING, {}), self._known
             if lacking := [position for _, position, _ in waiting if position not in known]:
-                new = (Place(*row) for row in look(_NEW, {"least": min(lacking)}))
+                new = (_place(row) for row in look(_NEW, {"least": min(lacking)}))
                 known = {**known, **{each.position: each for each in new}}
-            held = [Place(*row) for row in look(_HELD, {})]
+            held = [_place(row) for row in look(_HELD, {})]
         self._known = {position: known[position] for _, position, _ in waiting}
         running = Counter(each.project for each in held)
-        return Order(self.db, [self._known[position] for position in ordered(waiting, running)], held)
+        places = [self._known[position] for position in ordered(waiting, running)]
+        return Order(self.db, places, held, self.fitting)
 
 
 def ordered(waiting: Iterable[tuple[int, int, str]], running: Mapping[str, int]) -> list[int]:
@@ -271,6 +352,19 @@ def starts(rooms: Iterable[float], takes: Iterable[float]) -> Iterator[float | N
         yield found if found < math.inf else None
         if free:
             heapq.heapreplace(free, found + seconds)
+
+
+def _place(row: tuple[Any, ...]) -> Place:
+    project, id_, position, started, limit, wants, count, given = row
+    return Place(project, id_, position, started, limit, wants, count, msgspec.json.decode(given) if given else ())
+
+
+def _named(running: Sequence[Place], project: str) -> str:
+    """Jobs that run, by name those of one's own project."""
+    own = [each.id for each in running if each.project == project]
+    elsewhere = [f"{len(running) - len(own)} of other projects"] if len(running) > len(own) else []
+    more = [f"{len(own) - NAMED} more"] if len(own) > NAMED else []
+    return ", ".join([*own[:NAMED], *more, *elsewhere])
 
 
 def _running() -> sa.Subquery:

@@ -34,6 +34,8 @@ KEPT = 1 / 8  # of the host's memory, for the server: a job that eats all it may
 NAMED = 6  # machine types that a refusal suggests
 CONTAINERS = ("image_uri", "container_command", "container_args", "tpu_tf_version")
 
+SCALED = "A named tier, such as BASIC, runs scaled down."
+
 Fault = tuple[str, str]  # field, sentence
 Note = tuple[str, str]  # severity, sentence: what a job's log is told
 
@@ -93,11 +95,10 @@ class Role(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a replica gets of the host: at most so many CPUs and bytes, and these of its GPUs."""
+    """What a replica gets of the host: at most so many CPUs and bytes."""
 
     cpus: float
     memory: int
-    gpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +136,26 @@ class Machines:
         master = msgspec.structs.replace(named["master"], accelerator=tier.accelerator, accelerators=tier.count)
         return {**named, "master": master}
 
-    def share(self, told: TrainingInput, busy: Mapping[int, int] | None = None) -> Share:
-        """The master's. Of the GPUs that would do it gets those that the fewest others use, by `busy`."""
+    def share(self, told: TrainingInput) -> Share:
+        """The master's. Its GPUs are given to it when its turn has come: see gpus.py."""
+        machine = self._machine(self.roles(told)["master"].type)
+        return Share(min(machine.cpus, self.host.cpus), min(machine.memory, int(self.host.memory * (1 - KEPT))))
+
+    def accelerators(self, told: TrainingInput) -> tuple[str, int]:
+        """Which GPUs the master of an input without faults is to have (see `fitting`), and how many; ("", 0) for none.
+
+        Of a named tier it says the tier: any GPU does for it if there is none of the right model.
+        """
         asked = self.roles(told)["master"]
-        machine = self._machine(asked.type)
-        cpus, memory = min(machine.cpus, self.host.cpus), min(machine.memory, int(self.host.memory * (1 - KEPT)))
-        used = Counter(busy or {})
-        gpus = sorted(self._gpus(told, asked), key=lambda gpu: (used[gpu.index], gpu.index))[: asked.accelerators]
-        return Share(cpus, memory, tuple(sorted(gpu.index for gpu in gpus)))
+        if not asked.accelerators or asked.accelerator.startswith("TPU"):
+            return "", 0
+        return (asked.accelerator if told.scale_tier == CUSTOM else told.scale_tier or "BASIC"), asked.accelerators
+
+    def fitting(self, wanted: str) -> tuple[int, ...]:
+        """The GPUs of this host that would do for an accelerator, or for a tier that has some."""
+        tier = self.table.tiers.get(wanted)
+        type_ = tier.accelerator if tier else wanted
+        return tuple(gpu.index for gpu in self._gpus(type_, any_model=tier is not None))
 
     def units(self, told: TrainingInput) -> float:
         """ML units of an hour of all the machines that were asked for."""
@@ -200,23 +213,41 @@ class Machines:
             yield f"{field}.count", "must be 1 or more."
 
     def _faults_of_size(self, told: TrainingInput) -> Iterator[Fault]:
-        """Whether the master fits; the others do not run here."""
-        asked = self._custom(told, "master")
-        machine = self.table.machines[asked.type]
-        if not self._fits(machine):
-            yield (
-                "trainingInput.masterType",
-                f"{asked.type} has {machine}, and this host has {self.host}. {self._what_fits(asked.type)}",
-            )
-        if asked.accelerators > len(self._gpus(told, asked)):
-            own = machine.accelerator == asked.accelerator
-            field = "masterType" if own else "masterConfig.acceleratorConfig"
-            beside = f"{asked.type} has" if own else "asks for"
-            yield (
-                f"trainingInput.{field}",
-                f"{beside} {asked.accelerators} {asked.accelerator}, and {self._accelerators()}. "
-                + ("Choose a machine type without." if own else "Leave it out to run on CPUs."),
-            )
+        """Whether the machines of CUSTOM fit this host, on which they run together.
+
+        Each must fit by itself. Memory and GPUs are no two machines' at once, so all of them together must fit too.
+        Processors are shared: more machines than there are processors for are slower, and no less right.
+        """
+        memory = 0.0
+        wanted: Counter[str] = Counter()
+        for role, asked in self.roles(told).items():
+            name, machine = CAMEL[role], self.table.machines[asked.type]
+            if not self._fits(machine):
+                sentence = f"{asked.type} has {machine}, and this host has {self.host}. {self._what_fits(asked.type)}"
+                yield f"trainingInput.{name}Type", sentence
+                continue
+            each = machine.memory * (1 - KERNEL)
+            if memory + asked.count * each > self.host.memory:
+                yield f"trainingInput.{name}Count", self._too_many(role, asked, int((self.host.memory - memory) / each))
+                continue
+            memory += asked.count * each
+            wanted[asked.accelerator] += asked.count * asked.accelerators
+            if asked.accelerators and wanted[asked.accelerator] > len(self._gpus(asked.accelerator)):
+                own = machine.accelerator == asked.accelerator
+                beside = f"{asked.type} has" if own else "asks for"
+                most = wanted[asked.accelerator]
+                together = f", {most} together with the machines before it" if most > asked.accelerators else ""
+                yield (
+                    f"trainingInput.{name}{'Type' if own else 'Config.acceleratorConfig'}",
+                    f"{beside} {asked.accelerators} {asked.accelerator}{together}, and {self._accelerators()}. "
+                    + ("Choose a machine type without." if own else "Leave it out to run on CPUs."),
+                )
+
+    def _too_many(self, role: str, asked: Role, most: int) -> str:
+        asks = f"{_counted(asked.count, ROLES[role])} of {asked.type} {'has' if asked.count == 1 else 'have'}"
+        needs, here = host.gib(asked.count * self._machine(asked.type).memory), host.gib(self.host.memory)
+        fit = f"at most {_counted(most, ROLES[role])} of this type would fit" if most else "none fits beside the others"
+        return f"{asks} {needs}; a job's machines run on one host together, and this one has {here}: {fit}. {SCALED}"
 
     def _fits(self, machine: Machine) -> bool:
         return machine.cpus <= self.host.cpus and machine.memory * (1 - KERNEL) <= self.host.memory
@@ -232,15 +263,15 @@ class Machines:
             ),
         )
         told = f"What fits: {', '.join(best[:NAMED])}. " if best else "None of the machine types fits. "
-        return told + "A named tier, such as BASIC, runs scaled down."
+        return told + SCALED
 
-    def _gpus(self, told: TrainingInput, asked: Role) -> tuple[Gpu, ...]:
-        """Those of the host's that would do: of a named tier the right model if there is one, else any."""
-        if not asked.accelerators or asked.accelerator.startswith("TPU"):
+    def _gpus(self, accelerator: str, *, any_model: bool = False) -> tuple[Gpu, ...]:
+        """Those of the host's that would do: of the right model, else (for a named tier) any."""
+        if accelerator.startswith("TPU") or accelerator not in self.table.accelerators:
             return ()
-        models = self.table.accelerators[asked.accelerator].models
+        models = self.table.accelerators[accelerator].models
         exact = tuple(gpu for gpu in self.host.gpus if any(word in _model_words(gpu) for word in models))
-        return exact or (() if told.scale_tier == CUSTOM else self.host.gpus)
+        return exact or (self.host.gpus if any_model else ())
 
     def _shrunk(self, told: TrainingInput, asked: Role) -> Iterator[Note]:
         machine, got = self._machine(asked.type), self.share(told)
@@ -254,12 +285,12 @@ class Machines:
         if not asked.accelerators:
             return
         wanted = f"{asked.accelerators} {asked.accelerator}"
-        found = self._gpus(told, asked)[: asked.accelerators]
+        found = self._gpus(asked.accelerator, any_model=told.scale_tier != CUSTOM)
         if not found:
             yield "WARNING", f"Scale tier {told.scale_tier} has {wanted}; {self._accelerators()}: the job runs on CPUs."
             return
-        models = ", ".join(dict.fromkeys(gpu.model for gpu in found))
-        yield "INFO", f"The job asked for {wanted} and gets {len(found)} of this host's GPUs: {models}."
+        count, models = min(asked.accelerators, len(found)), ", ".join(dict.fromkeys(gpu.model for gpu in found))
+        yield "INFO", f"The job asked for {wanted} and gets {count} of this host's GPUs to itself: {models}."
 
     def _accelerators(self) -> str:
         if not self.host.gpus:

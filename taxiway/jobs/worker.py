@@ -10,8 +10,8 @@ import threading
 import time
 import traceback
 import uuid
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -115,7 +115,7 @@ class Worker:
         while claimed := self._claim(now, queued=room > 0):
             room -= 1
             self._hand_out(claimed)
-        if room <= 0:
+        if room <= 0 or self.machines.host.gpus:  # which may be what is waited for
             self._explain(now)
 
     def _claim(self, now: float, *, queued: bool) -> Job | None:
@@ -123,7 +123,8 @@ class Worker:
         with self.db.read() as rows:
             if self._ending.is_set() or not queue.waiting(rows, worker=self.name, now=now, queued=queued):
                 return None
-        return self.db.write(lambda tx: queue.claim(tx, worker=self.name, now=now, lease=LEASE_S, queued=queued))
+        mine: dict[str, Any] = {"worker": self.name, "now": now, "lease": LEASE_S, "fitting": self.machines.fitting}
+        return self.db.write(lambda tx: queue.claim(tx, queued=queued, **mine))
 
     def _explain(self, now: float) -> None:
         """Whoever has come since is told why it waits."""
@@ -201,7 +202,11 @@ class Worker:
     def _start(self, job: Job, turn: Turn, *why: str, severity: str = "INFO") -> None:
         """Commit an attempt, then start it, at once or after its pause."""
         project = projects.get(self.db, job.project)
-        share = self.machines.share(job.training, self._busy_gpus())
+        share = self.machines.share(job.training)
+        gpus = [each for each in self.machines.host.gpus if each.index in (job.gpus or ())]
+        if gpus:
+            numbers = ", ".join(f"{each.index} ({each.model})" for each in gpus)
+            why = (*why, f"It has {'GPU' if len(gpus) == 1 else 'GPUs'} {numbers} of this host to itself.")
         work = plan.training(
             job.project,
             project.number,
@@ -211,7 +216,7 @@ class Worker:
             python=job.training.python_version,
             cpus=share.cpus,
             memory=share.memory,
-            gpus=share.gpus if self.machines.host.gpus else None,
+            gpus=gpus if self.machines.host.gpus else None,
         )
         now = time.time()
 
@@ -222,13 +227,6 @@ class Worker:
             return attempts.create(tx, uuid.uuid4().hex, KIND, work, identity=identity, now=now, turn=turn)
 
         self._launch(job, self.db.write(save))
-
-    def _busy_gpus(self) -> Counter[int]:
-        """How many replicas use each of the host's GPUs."""
-        if not self.machines.host.gpus:
-            return Counter()
-        with self.db.read() as rows:
-            return Counter(index for each in attempts.live(rows, KIND) for index in each.work.get("gpus", ()))
 
     def _launch(self, job: Job, attempt: Attempt) -> None:
         if self._pauses(attempt):

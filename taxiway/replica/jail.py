@@ -41,7 +41,7 @@ READ = (
 # the kernel's settings ask for no more than that. What container runtimes cover, and for the same reason.
 UNWRITABLE = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 EMPTY = ("/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/timer_list")
-DEVICES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", *(f"nvidia{each}" for each in range(16)))
+DRIVER = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset")  # beside each GPU's own file
 TRUSTED = ("/etc/ssl/cert.pem", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")  # other systems' names
 # Into the groups and below the limits first, then on: `sh` is the one program that is everywhere.
 JOIN = """for each in $1; do echo $$ >"$each" || exit 125; done
@@ -59,6 +59,7 @@ class Seen:
     read: Sequence[Path]
     write: dict[str, Path]  # place in the jail -> folder
     bundle: Path
+    devices: Sequence[str] = ()  # files below /dev of the GPUs that are the code's own; it sees no other
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,6 @@ def _machine() -> list[str]:
         words += ["--ro-bind-try", each, each]
     for each in EMPTY:
         words += ["--ro-bind", "/dev/null", each] if Path(each).exists() else []
-    for each in DEVICES:
-        words += ["--dev-bind-try", f"/dev/{each}", f"/dev/{each}"]
     return words
 
 
@@ -177,6 +176,8 @@ def _files(seen: Seen, scratch: Path) -> list[str]:
     for folder in sorted(set(seen.read)):
         if not folder.is_relative_to("/usr"):
             words += ["--ro-bind", str(folder), str(folder)]
+    for each in (*DRIVER, *seen.devices) if seen.devices else ():
+        words += ["--dev-bind-try", f"/dev/{each}", f"/dev/{each}"]
     words += ["--ro-bind", str(seen.bundle), BUNDLE]
     for each in TRUSTED:
         words += ["--symlink", BUNDLE, each]
