@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,9 +77,13 @@ class Jail:
         """The command that runs another one in here. `scratch` takes a few small files; `procs` are the groups to
         join, `data` the bytes of memory where no group limits them (0: none)."""
         limits = ["sh", "-c", JOIN, "sh", " ".join(procs), str(data // 1024) if data else ""]
-        network = ["nsenter", "--user", "--net", "--preserve-credentials", "-t", str(self.pid), "--"]
         calls = [] if self.filter is None else ["--seccomp", str(self.filter)]
-        return [*limits, *network, "bwrap", *ALONE, *calls, *_machine(), *_files(seen, scratch), "--", *command]
+        return [*limits, *self.network, "bwrap", *ALONE, *calls, *_machine(), *_files(seen, scratch), "--", *command]
+
+    @property
+    def network(self) -> list[str]:
+        """The words before a command that is to run in this network."""
+        return ["nsenter", "--user", "--net", "--preserve-credentials", "-t", str(self.pid), "--"]
 
     @property
     def passed(self) -> list[int]:
@@ -96,7 +100,7 @@ ALONE = (
 
 @contextmanager
 def opened() -> Iterator[Jail]:
-    """A network of its own, for as long as this lasts. Raises Lacking."""
+    """A network of its own, for as long as this lasts, after a look whether a jail in it is allowed. Raises Lacking."""
     if lack := _lack():
         raise Lacking(lack)
     ours, its = socket.socketpair()
@@ -119,12 +123,14 @@ def opened() -> Iterator[Jail]:
                     )
             except (OSError, subprocess.TimeoutExpired) as error:
                 process.kill()
-                raise Lacking(f"this machine lets nobody make a network of one's own ({error}).") from error
+                raise Lacking(f"this machine lets nobody make a network of one's own ({error}). {_help()}") from error
             sockets = [socket.socket(fileno=each) for each in ends]
             calls = syscalls.program()
             try:
                 google, plain, metadata, proxy = sockets
-                yield Jail(int(pid), google, plain, metadata, proxy, calls)
+                held = Jail(int(pid), google, plain, metadata, proxy, calls)
+                _try(held)
+                yield held
             finally:
                 for each in sockets:
                     each.close()
@@ -138,6 +144,56 @@ _HOLDING = (
     *("--cap-drop", "ALL", "--cap-add", "CAP_NET_ADMIN", "--cap-add", "CAP_NET_BIND_SERVICE"),
     *("--cap-add", "CAP_SYS_ADMIN", "--ro-bind", "/", "/", "--dev", "/dev", "--"),
 )
+
+
+def _try(held: Jail) -> None:
+    """Run nothing in there: a machine may allow the holder its network, and refuse the jail inside of it."""
+    network, calls = held.network, [] if held.filter is None else ["--seccomp", str(held.filter)]
+    command = [*network, "bwrap", *ALONE, *calls, *_machine(), "--dir", WORK, "--remount-ro", "/", "--", "true"]
+    try:
+        ended = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=START_S, check=False, pass_fds=held.passed
+        )
+        said = (ended.stderr or ended.stdout).decode(errors="replace").strip()[-500:] or f"status {ended.returncode}"
+        failed = bool(ended.returncode)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        failed, said = True, str(error)
+    if failed:
+        raise Lacking(f"this machine lets nobody make a jail within a network of one's own ({said}). {_help()}")
+    if held.filter is not None:
+        os.lseek(held.filter, 0, os.SEEK_SET)  # it was read, and will be once more
+
+
+# What stands in the way, by what the kernel says of itself: the file, the value that forbids, what helps.
+SETTINGS = (
+    ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
+    (
+        "kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile that gives bwrap userns",
+    ),
+    ("user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=10000"),
+    ("user/max_net_namespaces", "0", "sysctl -w user.max_net_namespaces=10000"),
+)
+CONTAINERS = ("/.dockerenv", "/run/.containerenv")
+UNCONFINED = " ".join(f"--security-opt {each}=unconfined" for each in ("seccomp", "apparmor", "systempaths"))
+
+
+def in_the_way(root: Path = Path("/")) -> list[str]:
+    """What is known to forbid a jail here, each in a sentence with what helps. `root` is where /proc lies."""
+    found = []
+    for file, forbids, helps in SETTINGS:
+        with suppress(OSError):
+            if (root / "proc/sys" / file).read_text().strip() == forbids:
+                name = file.replace("/", ".")
+                found.append(f"The kernel's setting {name} is {forbids}, which forbids it; as root: {helps}.")
+    if any((root / each.lstrip("/")).exists() for each in CONTAINERS):
+        found.append(f"This is a container: it must be started with the right to make namespaces ({UNCONFINED}).")
+    return found
+
+
+def _help() -> str:
+    return " ".join(in_the_way()) or "No setting of the kernel that is known to forbid it is set so."
 
 
 @functools.cache
