@@ -32,5 +32,6 @@ class House:
     machines: Machines
     preflight: Preflight
     line: Line
+    jail: str  # whether code runs in one here, and why not, in a sentence
     worker: Worker
     streams: Streams

@@ -338,6 +338,10 @@ def test_without_bubblewrap_a_job_runs_all_the_same_and_its_log_says_so(start_se
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
     server = start_server(None, PATH=str(tmp_path / "bin"))
+    assert (
+        "Jobs run without a jail, beside the server's own files: bwrap and nsenter cannot be found. Try: make"
+        in server.log
+    )
     lab = Lab(server.call, server.project, server.address.service_agent).open()
     job = lab.submit("print('ran')")
     assert lab.ended(job)["state"] == "SUCCEEDED", lab.said(job)
@@ -407,11 +411,23 @@ def test_a_refusal_names_what_stands_in_the_way_and_what_helps(tmp_path, file, v
         assert jail.in_the_way(tmp_path) == []
 
 
-def test_where_jails_are_required_and_cannot_be_a_job_fails_before_its_code_runs(
-    start_server, runtime_python, tmp_path
-):
+def test_where_jails_are_required_and_cannot_be_no_server_starts(start_server, tmp_path):
     (tmp_path / "bin").mkdir()
-    server = start_server(None, PATH=str(tmp_path / "bin"), TAXIWAY_JAIL="require")
+    with pytest.raises(
+        AssertionError, match=r"TAXIWAY_JAIL=require.*, and there can be none: bwrap and nsenter cannot be"
+    ):
+        start_server(None, PATH=str(tmp_path / "bin"), TAXIWAY_JAIL="require")
+    assert not (tmp_path / "home" / "taxiway.db").exists()
+
+
+def test_where_jails_are_required_and_can_be_no_more_a_job_fails_before_its_code_runs(
+    start_server, runtime_python, jailed, tmp_path
+):
+    if not jailed:
+        pytest.skip("no jail can be made here: see README.md")
+    server = start_server(None, PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", TAXIWAY_JAIL="require")
+    assert "Jobs run in a jail." in server.log
+    refusing(tmp_path / "bin")
     lab = Lab(server.call, server.project, server.address.service_agent).open()
     job = lab.submit("print('ran')")
     ended = lab.ended(job)

@@ -53,12 +53,12 @@ VERSIONS_LATER = (  # fields of Version that are understood and not offered yet
 
 
 def get_config(call: Call) -> dict[str, Any]:
+    """The service agent; under `taxiway`, which is ours, `jail` says whether code runs in one, and why not."""
     project = projects.get(call.house.db, call.path["project"])
-    return messages.write(
-        schemas.GetConfigResponse(
-            service_account=projects.service_agent(project.number), service_account_project=project.number
-        )
+    told = schemas.GetConfigResponse(
+        service_account=projects.service_agent(project.number), service_account_project=project.number
     )
+    return {**messages.write(told), OURS: {"jail": call.house.jail}}
 
 
 # --- jobs ---

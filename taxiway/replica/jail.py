@@ -202,7 +202,7 @@ def _lack() -> str:
         return "namespaces are Linux's."
     missing = [each for each in TOOLS if not shutil.which(each)]
     if missing:
-        return f"{' and '.join(missing)} cannot be found. On Debian or Ubuntu: apt install bubblewrap util-linux"
+        return f"{' and '.join(missing)} cannot be found. Try: make jail (apt install bubblewrap util-linux)"
     return ""
 
 
@@ -259,3 +259,17 @@ def _own_files() -> dict[str, str]:
         "host.conf": "multi on\n",
         "boto.cfg": f"[Boto]\nca_certificates_file = {BUNDLE}\n\n[GoogleCompute]\nservice_account = default\n",
     }
+
+
+def main() -> int:
+    """`python -m taxiway.replica.jail`: 0 where there can be one; else 1, and why not on stdout."""
+    try:
+        with opened():
+            return 0
+    except Lacking as lack:
+        sys.stdout.write(f"{lack}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
