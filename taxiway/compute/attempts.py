@@ -5,7 +5,7 @@ STARTED -> PREPARING -> RUNNING -> ENDED        FENCED: its successor was made, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,11 +139,6 @@ def of(rows: sa.Connection, project: str, kind: str, subject: str) -> list[Attem
     """Every attempt of a job or a version, the first one first."""
     same = (attempts.c.project == project) & (attempts.c.kind == kind) & (attempts.c.subject == subject)
     found = rows.execute(sa.select(attempts).where(same).order_by(attempts.c.number))
-    return [Attempt(**row._mapping) for row in found]
-
-
-def live(rows: sa.Connection, kind: str) -> Sequence[Attempt]:
-    found = rows.execute(sa.select(attempts).where(attempts.c.kind == kind, attempts.c.state.in_(LIVE)))
     return [Attempt(**row._mapping) for row in found]
 
 

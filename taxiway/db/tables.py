@@ -271,6 +271,7 @@ attempts = sa.Table(
     _time("ended", nullable=True),
     _json("remains"),  # what was looked for after its end, and found: {"time": 1.5, "found": {"processes": 0}}
     sa.Index("ix_attempts_subject", "project", "kind", "subject"),
+    sa.Index("ix_attempts_state", "state", "project", "subject"),  # of what one lives
 )
 
 logs = sa.Table(

@@ -207,7 +207,7 @@ def claim(
 
 def release_all(db: Database) -> None:
     """Every lease ends now. Only for one who knows that no other worker lives: the holder of the home's lock."""
-    db.write(lambda tx: tx.execute(jobs.update().where(jobs.c.lease.is_not(None)).values(lease=0.0)))
+    db.write(lambda tx: tx.execute(jobs.update().where(line.HELD, jobs.c.lease.is_not(None)).values(lease=0.0)))
 
 
 def renew(db: Database, *, worker: str, until: float) -> None:

@@ -154,6 +154,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("ran", sa.Float(), nullable=True))
         batch_op.add_column(sa.Column("spoke", sa.Float(), nullable=True))
         batch_op.add_column(sa.Column("remains", sa.JSON(none_as_null=True), nullable=True))
+        batch_op.create_index("ix_attempts_state", ["state", "project", "subject"], unique=False)
 
     with op.batch_alter_table("models", schema=None) as batch_op:
         batch_op.add_column(sa.Column("policy", sa.JSON(), server_default='{"bindings":[]}', nullable=False))
