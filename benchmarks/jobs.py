@@ -1,12 +1,12 @@
 """What a job costs: over the bare program and beside Ray, a thousand at once, the lab's hour on STANDARD_1.
 
-    .venv/bin/python benchmarks/jobs.py [--part overhead many lab] [--rounds 5] [--jobs 1000] [--data FOLDER]
+    .venv/bin/python benchmarks/jobs.py [--part overhead many queued lab] [--rounds 5] [--jobs 1000] [--data FOLDER]
 
 Each part starts a server on a fresh home. `overhead` runs short trainers by hand and as jobs in turns, then by hand and
 by Ray, always by the interpreter in which their package is installed for the job. `many` submits trivial jobs at once,
-then copies a finished one in the database until there are 100 and 10,000. `lab` runs the lab's job of 100,000 steps on
-gs:// with real rides (it is left out without them), and the Estimator recipe beside it. Prints tables, and says on
-stderr what is running now.
+then copies a finished one in the database until there are 100 and 10,000. `queued` asks for the last of as many as wait
+behind jobs that sleep. `lab` runs the lab's job of 100,000 steps on gs:// with real rides (it is left out without
+them), and the Estimator recipe beside it. Prints tables, and says on stderr what is running now.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from taxiway.db.database import Database
 from taxiway.environments import runtimes
 from taxiway.jobs import queue
 
-PARTS = ["overhead", "many", "lab"]
+PARTS = ["overhead", "many", "queued", "lab"]
 EXAMPLE = training.EXAMPLE / "trainer"
 TAXIWAY = [sys.executable, "-m", "taxiway"]
 AT_ONCE = 8  # threads that submit
@@ -51,6 +51,7 @@ LONGEST_S = 5.0  # that a trivial job may take, of many
 PAGE = 100  # the largest
 FINISHED = (100, 10_000)  # jobs in the database
 LOOKS = 200  # at the first page, and claims: the median counts
+WAITING = (1, 100, 1000)  # jobs in the line
 STEPS, ROWS = training.STEPS, training.ROWS  # of the lab's job
 
 NO_IMPORTS = """
@@ -90,6 +91,8 @@ def main() -> None:
                 overhead(folder, options.rounds)
             elif part == "many":
                 many(folder, options.jobs)
+            elif part == "queued":
+                queued(folder)
             else:
                 lab(folder, options)
 
@@ -354,8 +357,57 @@ def finished(folder: Path) -> None:
     show(table)
 
 
+# ---- queued ---------------------------------------------------------------------------------------------------------
+
+
+def queued(folder: Path) -> None:
+    """What it takes to be told of a job at the end of the line, for one who asks and for eight at once."""
+    with service.running(folder) as on:
+        sleeper = service.program(on, folder, "asleep", "import time\nprint('asleep', flush=True)\ntime.sleep(600)\n")
+        names = [f"asleep_{number}" for number in range(max(2, (os.cpu_count() or 2) // 2))]
+        for name in [*names, "one"]:
+            on.submit(name, sleeper.uri, [])
+        while any(on.call("GET", f"{on.jobs}/{name}").json()["state"] != "RUNNING" for name in names):
+            time.sleep(0.1)
+        table = Table("ms of a jobs.get, median", *["one asks", "eight ask", "while the line changes"])
+        table.title = "The last of the waiting jobs"
+        waiting = ["one"]
+        for number, count in enumerate(WAITING):
+            say(f"{count:,} waiting jobs")
+            if number:
+                copy_jobs(on.home / "taxiway.db", WAITING[number - 1], count)
+                waiting += [f"copy_{each}" for each in range(WAITING[number - 1] + 1, count + 1)]
+                change(on, sleeper.uri, 1)  # the line is told of what was done behind its back
+            ask = partial(on.call, "GET", f"{on.jobs}/{waiting[-1]}")
+            assert ask().json()["taxiway"]["waiting"]["ahead"] == count - 1
+            taken = [[timed(ask) for _ in range(LOOKS)]]
+            with ThreadPoolExecutor(AT_ONCE + 1) as threads:
+                taken.append(by_eight(threads, ask))
+                changed = threads.submit(change, on, sleeper.uri, LOOKS // 4)
+                taken.append(by_eight(threads, ask))
+                changed.result()
+            table.add_row(f"{count:,} wait", *(f"{1000 * statistics.median(each):.1f}" for each in taken))
+        for name in [*reversed(waiting), *names]:  # so nobody starts when there is room again
+            on.call("POST", f"{on.jobs}/{name}:cancel", json={})
+        while any("endTime" not in on.call("GET", f"{on.jobs}/{name}").json() for name in names):
+            time.sleep(0.1)
+    show(table)
+
+
+def by_eight(threads: ThreadPoolExecutor, ask: Callable[[], object]) -> list[float]:
+    askers = [threads.submit(lambda: [timed(ask) for _ in range(LOOKS)]) for _ in range(AT_ONCE)]
+    return [each for asker in askers for each in asker.result()]
+
+
+def change(on: service.Service, uri: str, times: int) -> None:
+    """Jobs come and are cancelled again."""
+    for _ in range(times):
+        on.submit(name := service.new_id(), uri, [])
+        on.call("POST", f"{on.jobs}/{name}:cancel", json={})
+
+
 def copy_jobs(database: Path, after: int, until: int) -> None:
-    """The finished job `one` with its attempt and its log, so often."""
+    """The job `one`, which has come to a state, with its attempt and its log, so often."""
     changes = {
         "jobs": {"id": "'copy_' || value", "position": "10 + value"},
         "attempts": {"id": "'copy_' || value", "subject": "'copy_' || value"},

@@ -243,7 +243,8 @@ def _running(command: list[str], folder: Path, environ: dict[str, str]) -> Itera
         yield server
     finally:
         for process in [*psutil.Process(server.pid).children(recursive=True), server]:
-            process.terminate()
+            with suppress(psutil.NoSuchProcess):  # some go with their parents
+                process.terminate()
         server.wait(30)
 
 

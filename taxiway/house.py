@@ -10,6 +10,7 @@ from taxiway.iam.access import Access
 from taxiway.iam.audit import Audit
 from taxiway.iam.keys import Keys
 from taxiway.iam.users import Passwords
+from taxiway.jobs.line import Line
 from taxiway.jobs.machines import Machines
 from taxiway.jobs.preflight import Preflight
 from taxiway.jobs.worker import Worker
@@ -30,5 +31,7 @@ class House:
     deployments: Deployments
     machines: Machines
     preflight: Preflight
+    line: Line
+    jail: str  # whether code runs in one here, and why not, in a sentence
     worker: Worker
     streams: Streams

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -14,6 +14,7 @@ PYTHON = "{taxiway.python}"  # the interpreter of the environment
 RUNNERS = "{taxiway.runners}"  # the folder of taxiway/runners
 PORT = "{taxiway.port}"  # a free port on the replica's host
 
+BY_THE_BUS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # CUDA counts GPUs by their speed, unless it is told to
 PRIMARY, EVALUATOR = "master", "evaluator"
 ROLES = (PRIMARY, "parameter_server", "worker", EVALUATOR)  # as TrainingInput's fields begin
 MASTER = "master-replica-0"
@@ -35,10 +36,22 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     variables: dict[str, str]
     cpus: float = 0.0  # at most so many; 0: no limit
     memory: int = 0  # bytes, at most; 0: no limit
-    gpus: list[int] = []  # those of the host's that it may use, as nvidia-smi counts them
+    gpus: list[int] = []  # those of the host's that are its alone, as nvidia-smi counts them
+    devices: list[str] = []  # their files below /dev
     trial: str = ""  # of a job that tunes: 1, 2, ...
     gang: str = ""  # the try of a job of several replicas that it belongs to: they share one network
     place: int = 0  # its number among all of those, from 0
+
+
+class Gpu(Protocol):
+    """One of the host's: its number, its word for CUDA, its file below /dev."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def word(self) -> str: ...
+    @property
+    def device(self) -> str: ...
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +69,7 @@ class Seat(NamedTuple):
     role: str = PRIMARY  # one of ROLES
     cpus: float = 0.0
     memory: int = 0
-    gpus: Sequence[int] | None = None  # those of the host that it sees; None leaves that to the host
+    gpus: Sequence[Gpu] | None = None  # those of the host that it sees, in nvidia-smi's order; None leaves that to it
 
 
 def training(
@@ -90,13 +103,15 @@ def training(
     works = []
     for index, (seat, place) in enumerate(zip(seats, places, strict=True)):
         work = _replica(project, number, job, told, place, runtime=runtime, python=python, evaluators=evaluators)
-        seen = {} if seat.gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, seat.gpus))}
+        gpus = seat.gpus or ()
+        seen = {"CUDA_VISIBLE_DEVICES": ",".join(each.word for each in gpus), **BY_THE_BUS}
         work = msgspec.structs.replace(
             work,
             cpus=seat.cpus,
             memory=seat.memory,
-            gpus=list(seat.gpus or ()),
-            variables={**work.variables, **seen},
+            gpus=[each.index for each in gpus],
+            devices=[each.device for each in gpus],
+            variables={**work.variables, **({} if seat.gpus is None else seen)},
             gang=gang if len(seats) > 1 else "",
             place=index,
         )
@@ -231,7 +246,7 @@ def serving(project: str, number: int, version: str, source: str, *, runtime: st
         packages=[],
         fetch={"model": source},
         command=_runner("--socket", "model.sock", "--model", "model", "--framework", framework),
-        variables={},
+        variables={"CUDA_VISIBLE_DEVICES": ""},  # the GPUs of the host are for the jobs that asked for them
     )
 
 

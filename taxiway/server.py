@@ -60,6 +60,7 @@ from taxiway.iam.keys import Keys
 from taxiway.iam.members import NOBODY
 from taxiway.iam.users import Passwords
 from taxiway.jobs import machines, queue
+from taxiway.jobs.line import Line
 from taxiway.jobs.preflight import Preflight
 from taxiway.jobs.worker import Worker
 from taxiway.models.deployments import Deployments
@@ -366,15 +367,19 @@ async def nowhere(scope: Scope, receive: Receive, send: Send) -> None:
 # --- one server, from its start to its end ---
 
 
-def run(configured: Settings, announce: Callable[[address.Address], None]) -> None:
+Announce = Callable[[address.Address, str], None]  # where it listens, and whether code runs in a jail
+
+
+def run(configured: Settings, announce: Announce) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    Raises FailedPrecondition if another server holds the home or the port is taken, StorageFull if the home cannot be
-    written.
+    Raises FailedPrecondition if another server holds the home, the port is taken, or there can be no jail where one is
+    required; StorageFull if the home cannot be written.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for noisy in ("httpx", "alembic", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    jail = jailing(configured.jail)
     with household.locked(configured):
         before = _last_address(configured.home)
         wanted = configured.port or _port(before.url if before else "")
@@ -382,15 +387,24 @@ def run(configured: Settings, announce: Callable[[address.Address], None]) -> No
         secure = listeners.bound("127.0.0.1", before.tls_port if before else 0, fixed=False)
         proxy_port = listeners.free_port(before.proxy_port if before else 0)
         with household.writing(configured.home):
-            house, located = open_house(configured, plain, secure, proxy_port)
+            house, located = open_house(configured, plain, secure, proxy_port, jail)
         try:
             listeners.run(_serve(house, located, plain, secure, announce))
         finally:
             house.db.close()
 
 
+def jailing(wanted: str) -> str:
+    """Whether code will run in a jail, and why not, in a sentence. Raises FailedPrecondition."""
+    lack = "TAXIWAY_JAIL=off." if wanted == "off" else local.lacking()
+    if lack and wanted == "require":
+        told = f"All code must run in a jail here (TAXIWAY_JAIL=require), and there can be none: {lack}"
+        raise errors.FailedPrecondition(told)
+    return f"Jobs run without a jail, beside the server's own files: {lack}" if lack else "Jobs run in a jail."
+
+
 def open_house(
-    configured: Settings, plain: socket.socket, secure: socket.socket, proxy_port: int
+    configured: Settings, plain: socket.socket, secure: socket.socket, proxy_port: int, jail: str
 ) -> tuple[House, address.Address]:
     """Build the rooms; on a first start also the project, its owner, the keys and the private CA."""
     now = time.time()
@@ -423,6 +437,7 @@ def open_house(
     local.sweep(db, engine)
     kept = blobs.Blobs(configured.blobs)
     kept.sweep(db)
+    waiting = Line(db, offered.fitting)
     house = House(
         settings=configured,
         db=db,
@@ -434,7 +449,9 @@ def open_house(
         deployments=Deployments(db, held, engine, kept),
         machines=offered,
         preflight=Preflight(db, kept, offered),
-        worker=Worker(db, held, engine, configured, offered),
+        line=waiting,
+        jail=jail,
+        worker=Worker(db, held, engine, configured, offered, waiting),
         streams=Streams(db),
     )
     household.write_credentials(db, held, located)
@@ -446,7 +463,7 @@ async def _serve(
     located: address.Address,
     plain: socket.socket,
     secure: socket.socket,
-    announce: Callable[[address.Address], None],
+    announce: Announce,
 ) -> None:
     ended = listeners.until_signalled()
     tls = authority.server_context(authority.create(house.settings.tls, time.time()))
@@ -474,7 +491,7 @@ async def _serve(
             gc.freeze()  # what was built to start stays; looking through it again and again is what made pauses
             with household.writing(house.settings.home):
                 address.write(house.settings.home, located)
-            announce(located)
+            announce(located, house.jail)
         await ended.wait()
     finally:
         ended.set()

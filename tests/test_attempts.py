@@ -43,7 +43,7 @@ def test_a_successor_fences_every_earlier_attempt_of_its_replica_and_no_other(db
     with db.read() as rows:
         assert attempts.last(rows, PROJECT, "job", "job_1").id == "a2"
         assert attempts.known(rows, ["a1", "zz", "a2"]) == {"a1", "a2"}
-        assert {each.id for each in attempts.live(rows, "job")} == {"a2", "b1"}
+        assert attempts.growing(rows) == {(PROJECT, "job_1"), (PROJECT, "job_2")}
 
 
 def test_states_only_go_forward_and_a_move_is_told_once(db):

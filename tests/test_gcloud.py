@@ -172,7 +172,7 @@ def test_gcloud_asks_for_machines_and_an_account_of_its_own(gcloud, server, runt
         *("ai-platform", "jobs", "submit", "training", job, "--region=us-central1", "--scale-tier=CUSTOM"),
         *("--module-name=trainer.task", f"--packages=gs://{lab.bucket}/trainer-0.1.tar.gz", "--runtime-version=2.21"),
         *("--python-version=3.11", f"--service-account={account}", "--master-machine-type=n1-standard-1"),
-        *("--worker-machine-type=n1-standard-4", "--worker-count=2", "--parameter-server-machine-type=n1-standard-4"),
+        *("--worker-machine-type=n1-highcpu-2", "--worker-count=2", "--parameter-server-machine-type=n1-highcpu-2"),
         "--parameter-server-count=1",
     ]
     refused = gcloud(*submit, "--master-accelerator=type=nvidia-tesla-t4,count=64", ok=False)

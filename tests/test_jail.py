@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +18,7 @@ from trainers import FILES, Lab, processes, sdist, trainer, until
 
 from taxiway import cgroups, handles
 from taxiway.cgroups import Group
-from taxiway.replica import holder
+from taxiway.replica import holder, jail
 
 pytestmark = pytest.mark.runtime
 
@@ -325,6 +327,10 @@ def test_without_bubblewrap_a_job_runs_all_the_same_and_its_log_says_so(start_se
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
     server = start_server(None, PATH=str(tmp_path / "bin"))
+    assert (
+        "Jobs run without a jail, beside the server's own files: bwrap and nsenter cannot be found. Try: make"
+        in server.log
+    )
     lab = Lab(server.call, server.project, server.address.service_agent).open()
     job = lab.submit("print('ran')")
     assert lab.ended(job)["state"] == "SUCCEEDED", lab.said(job)
@@ -333,11 +339,84 @@ def test_without_bubblewrap_a_job_runs_all_the_same_and_its_log_says_so(start_se
     assert warned["severity"] == "WARNING"
 
 
-def test_where_jails_are_required_and_cannot_be_a_job_fails_before_its_code_runs(
-    start_server, runtime_python, tmp_path
+# bubblewrap as it is on a machine that allows the network of one's own and refuses the jail inside of it.
+REFUSES = """#!/bin/sh
+for each in "$@"; do [ "$each" = --unshare-pid ] && { echo "bwrap: Creating new namespace failed" >&2; exit 1; }; done
+exec %s "$@"
+"""
+
+
+def refusing(folder):
+    folder.mkdir()
+    (folder / "bwrap").write_text(REFUSES % shutil.which("bwrap"))
+    (folder / "bwrap").chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_a_machine_that_refuses_the_jail_within_its_network_is_found_out_before(jailed, tmp_path, monkeypatch):
+    if not jailed:
+        pytest.skip("no jail can be made here: see README.md")
+    with jail.opened() as held:
+        assert held.filter is None or os.lseek(held.filter, 0, os.SEEK_CUR) == 0  # for whoever enters it
+    monkeypatch.setenv("PATH", refusing(tmp_path / "bin"))
+    with pytest.raises(jail.Lacking, match=r"a jail within .*Creating new namespace failed"), jail.opened():
+        pass
+
+
+def test_where_the_jail_is_refused_a_job_runs_all_the_same_and_its_log_says_so(
+    start_server, runtime_python, jailed, tmp_path
 ):
+    if not jailed:
+        pytest.skip("no jail can be made here: see README.md")
+    server = start_server(None, PATH=refusing(tmp_path / "bin"))
+    lab = Lab(server.call, server.project, server.address.service_agent).open()
+    job = lab.submit("print('ran')")
+    assert lab.ended(job)["state"] == "SUCCEEDED", lab.said(job)
+    (warned,) = [each for each in lab.entries(job) if "without a jail" in each["jsonPayload"]["message"]]
+    assert "Creating new namespace failed" in warned["jsonPayload"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("file", "value", "words"),
+    [
+        ("proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1."),
+        (
+            "proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "or an AppArmor profile that gives bwrap",
+        ),
+        ("proc/sys/user/max_user_namespaces", "0", "setting user.max_user_namespaces is 0"),
+        (".dockerenv", "", "This is a container: .*seccomp=unconfined"),
+    ],
+)
+def test_a_refusal_names_what_stands_in_the_way_and_what_helps(tmp_path, file, value, words):
+    assert jail.in_the_way(tmp_path) == []
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(f"{value}\n")
+    (told,) = jail.in_the_way(tmp_path)
+    assert re.search(words, told)
+    if value:
+        (tmp_path / file).write_text("1000\n")
+        assert jail.in_the_way(tmp_path) == []
+
+
+def test_where_jails_are_required_and_cannot_be_no_server_starts(start_server, tmp_path):
     (tmp_path / "bin").mkdir()
-    server = start_server(None, PATH=str(tmp_path / "bin"), TAXIWAY_JAIL="require")
+    with pytest.raises(
+        AssertionError, match=r"TAXIWAY_JAIL=require.*, and there can be none: bwrap and nsenter cannot be"
+    ):
+        start_server(None, PATH=str(tmp_path / "bin"), TAXIWAY_JAIL="require")
+    assert not (tmp_path / "home" / "taxiway.db").exists()
+
+
+def test_where_jails_are_required_and_can_be_no_more_a_job_fails_before_its_code_runs(
+    start_server, runtime_python, jailed, tmp_path
+):
+    if not jailed:
+        pytest.skip("no jail can be made here: see README.md")
+    server = start_server(None, PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", TAXIWAY_JAIL="require")
+    assert "Jobs run in a jail." in server.log
+    refusing(tmp_path / "bin")
     lab = Lab(server.call, server.project, server.address.service_agent).open()
     job = lab.submit("print('ran')")
     ended = lab.ended(job)

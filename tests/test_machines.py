@@ -62,20 +62,31 @@ def test_a_named_tier_that_does_not_fit_runs_scaled_down_and_says_so():
 
 
 @pytest.mark.parametrize(
-    ("told", "others"),
+    ("told", "here", "said"),
     [
-        (TrainingInput(scale_tier="STANDARD_1"), "4 workers and 3 parameter servers"),
-        (TrainingInput(scale_tier="PREMIUM_1"), "19 workers and 11 parameter servers"),
-        (custom(worker_type="n1-standard-8", worker_count=1), "1 worker"),
-        (custom(evaluator_type="n1-standard-8", evaluator_count=2), "2 evaluators"),
+        (
+            TrainingInput(scale_tier="STANDARD_1"),
+            Host(2, 8 * GIB),
+            "3 parameter servers and 4 workers, of which 1 master, 1 parameter server and 1 worker run. They share this",
+        ),
+        (
+            TrainingInput(scale_tier="STANDARD_1"),
+            Host(64, 512 * GIB),
+            "at most, each master 8 CPUs and 7.2 GiB, each parameter server 4 CPUs and 15 GiB, each worker 8 CPUs and 7.2",
+        ),
+        (
+            custom(worker_type="n1-standard-8", worker_count=1),
+            Host(8, 64 * GIB),
+            "has 1 master and 1 worker. They share this host's 8 CPUs and 64 GiB: at most, each master 4 CPUs and 15 GiB,",
+        ),
     ],
 )
-def test_more_than_a_master_is_taken_and_the_log_says_that_the_master_runs_alone(told, others):
-    assert faults(told) == {}
-    ((severity, sentence),) = notes(told)
-    assert severity == "WARNING"
-    assert f"has {others} beside the master" in sentence
-    assert "the master runs alone" in sentence
+def test_of_several_machines_the_log_says_how_many_run_and_with_what(told, here, said):
+    assert faults(told, here) == {}
+    ((severity, sentence),) = machines.read(on=here).notes(told)
+    assert severity == "INFO"
+    assert sentence.startswith(f"Scale tier {told.scale_tier} has 1 master")
+    assert said in sentence
 
 
 def test_custom_gives_what_its_machine_has():
@@ -154,7 +165,6 @@ def test_custom_gives_what_its_machine_has():
             "parameterServerConfig.tpuTfVersion",
             "custom containers",
         ),
-        (TrainingInput(use_chief_in_tf_config=True), "useChiefInTfConfig", "custom containers"),
     ],
 )
 def test_what_contradicts_itself_is_told_by_its_field(told, field, words):
@@ -172,6 +182,89 @@ def test_a_machine_that_does_not_fit_is_refused_with_those_that_do():
     assert "None of the machine types fits" in faults(custom(), Host(0.5, GIB))["trainingInput.masterType"]
 
 
+TOGETHER = "a job's machines run on one host together, and this one has"
+
+
+def gang(types, counts, accelerators=()):
+    """CUSTOM with machines beside the master, by role."""
+    told = {f"{role}_type": type_ for role, type_ in types.items()}
+    told |= {f"{role}_count": count for role, count in counts.items()}
+    for role, type_, count in accelerators:
+        told[f"{role}_config"] = ReplicaConfig(accelerator_config=AcceleratorConfig(type=type_, count=count))
+    return custom(**told)
+
+
+@pytest.mark.parametrize(
+    ("told", "found", "field", "words"),
+    [
+        (
+            gang({"worker": "n1-standard-8"}, {"worker": 2}),
+            Host(4, 64 * GIB),
+            "workerType",
+            "n1-standard-8 has 8 CPUs and 30 GiB, and this host has 4 CPUs and 64 GiB. What fits: n1-",
+        ),
+        (
+            gang({"worker": "n1-standard-4", "evaluator": "n1-standard-4"}, {"worker": 4, "evaluator": 1}),
+            Host(4, 64 * GIB),
+            "workerCount",
+            f"4 workers of n1-standard-4 have 60 GiB; {TOGETHER} 64 GiB: at most 3 workers of this type would fit. A n",
+        ),
+        (
+            gang({"worker": "n1-standard-4", "parameter_server": "n1-highmem-4"}, {"worker": 3, "parameter_server": 1}),
+            Host(4, 64 * GIB),
+            "parameterServerCount",
+            f"1 parameter server of n1-highmem-4 has 26 GiB; {TOGETHER} 64 GiB: none fits beside the others.",
+        ),
+        (
+            gang({"worker": "n1-standard-4"}, {"worker": 3}, [("worker", "NVIDIA_TESLA_T4", 1)]),
+            WITH_GPUS,
+            "workerConfig.acceleratorConfig",
+            "asks for 1 NVIDIA_TESLA_T4, 3 together with the machines before it, and this host has 1 NVIDIA A100",
+        ),
+        (
+            gang(
+                {"worker": "n1-standard-4"},
+                {"worker": 1},
+                [("master", "NVIDIA_TESLA_T4", 2), ("worker", "NVIDIA_TESLA_T4", 1)],
+            ),
+            WITH_GPUS,
+            "workerConfig.acceleratorConfig",
+            "asks for 1 NVIDIA_TESLA_T4, 3 together",
+        ),
+        (
+            gang({"evaluator": "n1-standard-4"}, {"evaluator": 1}, [("evaluator", "TPU_V2", 8)]),
+            WITH_GPUS,
+            "evaluatorConfig.acceleratorConfig",
+            "asks for 8 TPU_V2, and this host has",
+        ),
+        (
+            msgspec.structs.replace(gang({"worker": "standard_gpu"}, {"worker": 1}), master_type="standard"),
+            WITH_GPUS,
+            "workerType",
+            "standard_gpu has 1 NVIDIA_TESLA_K80, and this host has",
+        ),
+    ],
+)
+def test_the_machines_of_custom_must_fit_together(told, found, field, words):
+    sentences = faults(told, found)
+    assert list(sentences) == [f"trainingInput.{field}"]
+    assert sentences[f"trainingInput.{field}"].startswith(words)
+
+
+def test_machines_share_the_hosts_processors_and_each_has_its_own_gpus():
+    assert faults(gang({"worker": "n1-standard-4"}, {"worker": 3}), Host(4, 64 * GIB)) == {}
+    spread = [("master", "NVIDIA_TESLA_T4", 1), ("worker", "NVIDIA_TESLA_T4", 1)]
+    told = gang({"worker": "n1-standard-4"}, {"worker": 1}, spread)
+    assert faults(told, WITH_GPUS) == {}
+    made = machines.read(on=WITH_GPUS)
+    assert made.accelerators(told) == ("NVIDIA_TESLA_T4", 2)
+    given = [gpu for gpu in WITH_GPUS.gpus if gpu.index in made.fitting("NVIDIA_TESLA_T4")][:2]
+    assert [list(seat.gpus) for seat in made.seats(told, given)] == [given[:1], given[1:]]
+    mixed = gang({"worker": "n1-standard-4"}, {"worker": 1}, [*spread[:1], ("worker", "NVIDIA_TESLA_A100", 1)])
+    (fault,) = faults(mixed, WITH_GPUS).values()
+    assert fault.startswith("all machines of a job have one kind of accelerator here; these have NVIDIA_TESLA_A100 and")
+
+
 def test_a_machine_as_large_as_the_host_fits_and_leaves_the_server_some_memory():
     nominal = Host(4, int(14.6 * GIB))  # what a machine with 15 GiB has for its programs
     assert faults(custom(), nominal) == {}
@@ -184,16 +277,10 @@ def test_a_machine_as_large_as_the_host_fits_and_leaves_the_server_some_memory()
 def test_accelerators_are_matched_to_the_hosts_gpus():
     told = custom(master_config=ReplicaConfig(accelerator_config=msgspec.structs.replace(T4, count=2)))
     assert faults(told, WITH_GPUS) == {}
-    assert on(WITH_GPUS).share(told).gpus == (1, 2)
+    assert on(WITH_GPUS).accelerators(told) == ("NVIDIA_TESLA_T4", 2)
+    assert on(WITH_GPUS).fitting("NVIDIA_TESLA_T4") == (1, 2)
     (note,) = notes(told, WITH_GPUS)
-    assert note == ("INFO", "The job asked for 2 NVIDIA_TESLA_T4 and gets 2 of this host's GPUs: Tesla T4.")
-
-
-def test_of_gpus_that_would_do_a_job_gets_one_that_nobody_uses():
-    told = custom(master_config=ReplicaConfig(accelerator_config=T4))
-    assert on(WITH_GPUS).share(told).gpus == (1,)
-    assert on(WITH_GPUS).share(told, {1: 1}).gpus == (2,)
-    assert on(WITH_GPUS).share(told, {1: 2, 2: 1}).gpus == (2,)
+    assert note == ("INFO", "The job asked for 2 NVIDIA_TESLA_T4 and gets 2 of this host's GPUs to itself: Tesla T4.")
 
 
 @pytest.mark.parametrize(
@@ -221,9 +308,11 @@ def test_accelerators_that_the_host_has_not_are_refused_with_what_it_has(told, f
 
 def test_a_named_tier_takes_any_gpu_and_without_one_runs_on_cpus_with_a_warning():
     told = TrainingInput(scale_tier="BASIC_GPU")
-    assert len(on(WITH_GPUS).share(told).gpus) == 1
-    assert notes(told, WITH_GPUS)[0][1].endswith("gets 1 of this host's GPUs: NVIDIA A100-SXM4-40GB.")
-    assert on(LARGE).share(told).gpus == ()
+    assert on(WITH_GPUS).accelerators(told) == ("BASIC_GPU", 1)
+    assert on(WITH_GPUS).fitting("BASIC_GPU") == (0, 1, 2)
+    models = "NVIDIA A100-SXM4-40GB, Tesla T4."
+    assert notes(told, WITH_GPUS)[0][1].endswith(f"gets 1 of this host's GPUs to itself: {models}")
+    assert on(LARGE).fitting("BASIC_GPU") == ()
     ((severity, sentence),) = notes(told, LARGE)
     assert severity == "WARNING"
     assert sentence.startswith("Scale tier BASIC_GPU has 1 NVIDIA_TESLA_K80; this host has no GPU")
@@ -247,10 +336,12 @@ def test_the_masters_work_is_told_its_share_and_that_it_is_alone():
         evaluator_count=1,
         python_module="t.task",
     )
-    seat = plan.Seat(cpus=2.0, memory=GIB, gpus=(1, 2))
+    given = (Gpu(1, "Tesla T4", "GPU-11-aa", 5), Gpu(2, "Tesla T4"))
+    seat = plan.Seat(cpus=2.0, memory=GIB, gpus=given)
     (work,) = plan.training("p", 1, "j", told, runtime="2.15", python="3.11", seats=[seat])
-    assert (work.cpus, work.memory, work.gpus) == (2.0, GIB, [1, 2])
-    assert work.variables["CUDA_VISIBLE_DEVICES"] == "1,2"
+    assert (work.cpus, work.memory, work.gpus, work.devices) == (2.0, GIB, [1, 2], ["nvidia5", "nvidia2"])
+    assert work.variables["CUDA_VISIBLE_DEVICES"] == "GPU-11-aa,2"
+    assert work.variables["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     config = msgspec.json.decode(work.variables["TF_CONFIG"])
     assert (config["cluster"], config["task"]) == ({}, {})  # nobody is beside it who would evaluate
     assert config["job"]["workerCount"] == 2
@@ -303,7 +394,7 @@ def test_a_home_adds_rows_and_replaces_them(tmp_path):
     assert made.share(custom("desk-1")) == machines.Share(1, GIB)
     assert made.share(custom("n1-highmem-8")).cpus == 8  # the others stay
     v100 = AcceleratorConfig(type="NVIDIA_TESLA_V100", count=1)
-    assert made.share(custom(master_config=ReplicaConfig(accelerator_config=v100))).gpus == (0,)
+    assert made.fitting(made.accelerators(custom(master_config=ReplicaConfig(accelerator_config=v100)))[0]) == (0,)
 
 
 @pytest.mark.parametrize(
@@ -362,15 +453,24 @@ def test_the_limits_of_a_container_count(tmp_path, files, expected):
 
 def test_gpus_are_those_of_nvidia_smi_else_of_the_driver(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
+    driver = tmp_path / "driver"
     assert host.gpus(tmp_path / "none") == ()
-    for bus, model in (("0000:01:00.0", "Tesla T4"), ("0000:02:00.0", "NVIDIA A100-SXM4-40GB")):
-        (tmp_path / "driver" / bus).mkdir(parents=True)
-        (tmp_path / "driver" / bus / "information").write_text(f"Model: \t\t {model}\nIRQ:   \t\t 44\n")
-    by_driver = (Gpu(0, "Tesla T4"), Gpu(1, "NVIDIA A100-SXM4-40GB"))
-    assert host.gpus(tmp_path / "driver") == by_driver
+    for bus, model, minor, uuid in (
+        ("0000:3B:00.0", "Tesla T4", 3, "GPU-????????-????-????-????-????????????"),
+        ("0000:af:00.0", "NVIDIA A100-SXM4-40GB", 1, "GPU-6f00af5e-1234"),
+    ):
+        (driver / bus).mkdir(parents=True)
+        told = f"Model: \t\t {model}\nIRQ:   \t\t 44\nGPU UUID: \t {uuid}\nDevice Minor: \t {minor}\n"
+        (driver / bus / "information").write_text(told)
+    by_driver = (Gpu(0, "Tesla T4", "", 3), Gpu(1, "NVIDIA A100-SXM4-40GB", "GPU-6f00af5e-1234", 1))
+    assert host.gpus(driver) == by_driver
     program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho '0, NVIDIA H100 80GB HBM3'\necho '1, NVIDIA H100 80GB HBM3'\n")
+    row = "NVIDIA H100 80GB HBM3, GPU-{}, 00000000:{}:00.0"
+    program.write_text(f"#!/bin/sh\necho '0, {row.format('aa', '3B')}'\necho '1, {row.format('bb', 'C2')}'\n")
     program.chmod(0o755)
-    assert host.gpus(tmp_path / "driver") == (Gpu(0, "NVIDIA H100 80GB HBM3"), Gpu(1, "NVIDIA H100 80GB HBM3"))
+    first, second = host.gpus(driver)
+    assert first == Gpu(0, "NVIDIA H100 80GB HBM3", "GPU-aa", 3)
+    assert (second.uuid, second.minor) == ("GPU-bb", None)  # its driver says nothing of it
+    assert [(each.word, each.device) for each in (first, second)] == [("GPU-aa", "nvidia3"), ("GPU-bb", "nvidia1")]
     program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
-    assert host.gpus(tmp_path / "driver") == by_driver
+    assert host.gpus(driver) == by_driver

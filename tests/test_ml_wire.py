@@ -109,4 +109,7 @@ def test_the_projects_config_names_the_service_agent(server):
     assert answer == {
         "serviceAccount": server.address.service_agent,
         "serviceAccountProject": str(server.address.project_number),
+        "taxiway": {"jail": answer["taxiway"]["jail"]},
     }
+    assert answer["taxiway"]["jail"] in server.log  # as `taxiway up` said it
+    assert answer["taxiway"]["jail"].startswith(("Jobs run in a jail.", "Jobs run without a jail, beside"))

@@ -717,7 +717,7 @@ def test_the_command_prints_what_was_checked_and_warns_before_it_queues(cli, lab
 def test_the_command_asks_for_machines_in_gclouds_words(cli, lab):
     job = f"j_{uuid.uuid4().hex[:8]}"
     words = ["jobs", "submit", "training", job, "--module-name=trainer.task", f"--packages={package(lab)}"]
-    words += ["--scale-tier=CUSTOM", "--master-machine-type=n1-standard-1", "--worker-machine-type=n1-standard-4"]
+    words += ["--scale-tier=CUSTOM", "--master-machine-type=n1-standard-1", "--worker-machine-type=n1-highcpu-2"]
     looked = cli(*words, "--worker-count=2", "--validate-only", "--", "--output_dir=x")
     assert looked.returncode == 0, looked.stderr
     assert "has 2 workers beside the master" in looked.stderr

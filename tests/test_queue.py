@@ -70,8 +70,7 @@ def test_ids_differ_by_case(db):
 def test_the_oldest_is_claimed_first_and_once(db):
     for name in ("a", "b"):
         create(db, name)
-    with db.read() as rows:
-        assert line.places(rows) == {1: 0, 2: 1}
+    assert line.Line(db).now().places == {1: 0, 2: 1}
     claimed = [claim(db, worker) for worker in ("w1", "w2", "w3")]
     assert [job and (job.id, job.worker, job.state) for job in claimed] == [
         ("a", "w1", State.PREPARING),

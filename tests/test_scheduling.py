@@ -56,8 +56,7 @@ def said(db, job, project=PROJECT):
 def test_the_higher_priority_is_claimed_first_and_then_the_one_that_came_first(db):
     for job, rules in {"a": {}, "b": {"priority": 5}, "c": {"priority": 1000}, "d": {"priority": 5}}.items():
         create(db, job, **rules)
-    with db.read() as rows:
-        assert line.places(rows) == {1: 3, 2: 1, 3: 0, 4: 2}
+    assert line.Line(db).now().places == {1: 3, 2: 1, 3: 0, 4: 2}
     assert [claim(db).id for _ in range(4)] == ["c", "b", "d", "a"]
 
 
@@ -161,7 +160,7 @@ def test_each_waiting_job_is_told_once_whom_it_waits_for(db):
         create(db, job, **rules)
 
     def explain(after):
-        return db.write(lambda tx: line.explain(tx, most=3, after=after, now=20.0))
+        return line.Line(db).explain(most=3, after=after, now=20.0)
 
     last = explain(0)
     assert last == last_queued(db) == queue.get(db, PROJECT, "d").position
@@ -183,7 +182,7 @@ def test_a_long_queue_is_told_piece_by_piece(db):
         create(db, f"j{number}", priority=number)
     after = 0
     for number in (line.AT_ONCE - 1, line.AT_ONCE):
-        after = db.write(lambda tx, after=after: line.explain(tx, most=1, after=after, now=20.0))
+        after = line.Line(db).explain(most=1, after=after, now=20.0)
         assert after == queue.get(db, PROJECT, f"j{number}").position
     told = [told for number in range(line.AT_ONCE + 1) for told in said(db, f"j{number}") if "1 run (held)" in told]
     assert len(told) == line.AT_ONCE + 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from taxiway.api.call import SIGNED_IN, Call, Route, within
 from taxiway.api.discovery import Method
 from taxiway.environments import runtimes
 from taxiway.iam import policies, projects
-from taxiway.jobs import line, queue, selection, story, training, units
+from taxiway.jobs import queue, selection, story, training, units
 from taxiway.jobs.states import State
 from taxiway.models import copies, registry
 
@@ -53,12 +53,12 @@ VERSIONS_LATER = (  # fields of Version that are understood and not offered yet
 
 
 def get_config(call: Call) -> dict[str, Any]:
+    """The service agent; under `taxiway`, which is ours, `jail` says whether code runs in one, and why not."""
     project = projects.get(call.house.db, call.path["project"])
-    return messages.write(
-        schemas.GetConfigResponse(
-            service_account=projects.service_agent(project.number), service_account_project=project.number
-        )
+    told = schemas.GetConfigResponse(
+        service_account=projects.service_agent(project.number), service_account_project=project.number
     )
+    return {**messages.write(told), OURS: {"jail": call.house.jail}}
 
 
 # --- jobs ---
@@ -90,6 +90,7 @@ def create_job(call: Call) -> dict[str, Any]:
         checked.training,
         checked.labels,
         notes=report.notes,
+        accelerators=call.house.machines.accelerators(checked.training),
         creator=call.who.member,
         now=call.now,
         checked=time.time(),
@@ -101,7 +102,7 @@ def create_job(call: Call) -> dict[str, Any]:
 def get_job(call: Call) -> dict[str, Any]:
     """The job, and under `taxiway` what Google's message has no field for."""
     job = queue.get(call.house.db, call.path["project"], call.path["job"])
-    told = story.tell(call.house.db, job, most=call.house.worker.most, now=call.now)
+    told = story.tell(call.house.db, call.house.line, job, most=call.house.worker.most, now=call.now)
     return {**_job(call, job), OURS: messages.write(told)}
 
 
@@ -112,7 +113,7 @@ def list_jobs(call: Call) -> dict[str, Any]:
     found = queue.newest(
         call.house.db, call.path["project"], limit=size + 1, before=key[0] if key else None, having=having
     )
-    places = _places(call, found)
+    places = call.house.line.now().places
     return wire.page("jobs", found, size, lambda job: (job.position,), lambda job: _job(call, job, places))
 
 
@@ -154,17 +155,10 @@ def _without_ours(body: Any) -> Any:
     return {name: value for name, value in body.items() if name != OURS} if isinstance(body, dict) else body
 
 
-def _places(call: Call, found: Iterable[queue.Job]) -> dict[int, int]:
-    """The places of queued jobs in the line, if one of these is queued."""
-    if all(job.state is not State.QUEUED for job in found):
-        return {}
-    with call.house.db.read() as rows:
-        return line.places(rows)
-
-
-def _job(call: Call, job: queue.Job, places: dict[int, int] | None = None) -> dict[str, Any]:
-    places = _places(call, [job]) if places is None else places
-    position = places.get(job.position) if job.state is State.QUEUED else None
+def _job(call: Call, job: queue.Job, places: Mapping[int, int] | None = None) -> dict[str, Any]:
+    position = None
+    if job.state is State.QUEUED:
+        position = (call.house.line.now().places if places is None else places).get(job.position)
     return messages.write(
         schemas.Job(
             job_id=job.id,

@@ -281,12 +281,13 @@ def building() -> Iterator[progress.Say]:
         bar.stop()
 
 
-def _announcer(home: Path) -> Callable[[Address], None]:
-    def announce(here: Address) -> None:
+def _announcer(home: Path) -> Callable[[Address, str], None]:
+    def announce(here: Address, jail: str) -> None:
         elsewhere = home != settings.default_home(os.environ)
         asked = f" --home {shlex.quote(str(home))}" if elsewhere else ""
         say(f"Taxiway listens at {here.url} (home {home}).")
         say(f"Project {here.project}, number {here.project_number}. Ctrl-C ends it.")
+        say(jail)
         say(f'Next, in another shell: eval "$(taxiway env{asked})"')
 
     return announce

@@ -5,7 +5,7 @@ STARTED -> PREPARING -> RUNNING -> ENDED        FENCED: its successor was made, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,11 +151,6 @@ def all_up(rows: sa.Connection, attempt: Attempt) -> bool:
     beside = _of(attempt.project, attempt.kind, attempt.subject) & (attempts.c.trial == attempt.trial)
     late = sa.select(attempts.c.id).where(beside, attempts.c.state.in_(LIVE[:-1])).limit(1)
     return rows.execute(late).first() is None
-
-
-def live(rows: sa.Connection, kind: str) -> Sequence[Attempt]:
-    found = rows.execute(sa.select(attempts).where(attempts.c.kind == kind, attempts.c.state.in_(LIVE)))
-    return [Attempt(**row._mapping) for row in found]
 
 
 def growing(rows: sa.Connection) -> set[tuple[str, str]]:

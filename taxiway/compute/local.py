@@ -181,6 +181,16 @@ class Local:
                 self.children.pop(pid, None)
 
 
+def lacking() -> str:
+    """Why no replica can have a jail on this machine; "" where it can. Tried as a replica would, in a process apart."""
+    command = [sys.executable, "-m", "taxiway.replica.jail"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False, env=_environ())
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return (asked.stdout or asked.stderr).strip() if asked.returncode else ""
+
+
 def sweep(db: Database, engine: Local) -> None:
     """At the start of a server: end what no row knows of, and tell the rest where the server is now.
 
@@ -223,9 +233,6 @@ def _mark(process: psutil.Process) -> str:
 
 
 def _spawn(folder: Path, attempt: str) -> subprocess.Popen[bytes]:
-    kept = {k: v for k, v in os.environ.items() if k in PASSED_ON or k.startswith(PASSED_ON_PREFIXES)}
-    # In its own folder nothing lies that could be imported in place of ours, as in the one that the server runs in.
-    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     with (folder / "agent.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "taxiway.replica", str(folder)],
@@ -234,5 +241,12 @@ def _spawn(folder: Path, attempt: str) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**kept, "PYTHONPATH": path, handles.MARK: attempt},
+            # In its own folder nothing lies that could be imported in place of ours, as in the one of the server.
+            env={**_environ(), handles.MARK: attempt},
         )
+
+
+def _environ() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k in PASSED_ON or k.startswith(PASSED_ON_PREFIXES)}
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**kept, "PYTHONPATH": path}

@@ -232,6 +232,9 @@ jobs = sa.Table(
     _whole("attempts"),
     sa.Column("worker", sa.Text),  # who holds the lease
     _time("lease", nullable=True),  # until when
+    _text("accelerator", server_default=sa.text("''")),  # what kind of GPU it waits for, or had; empty: none
+    _whole("accelerators", server_default="0"),  # how many of them it asked for
+    _json("gpus"),  # those of the host's that were given to it; while it is held, they are its alone
     _time("created"),
     _time("queued", nullable=True),  # when it was checked and kept: what lies before was its validation
     _time("started", nullable=True),
@@ -270,6 +273,7 @@ attempts = sa.Table(
     _time("ended", nullable=True),
     _json("remains"),  # what was looked for after its end, and found: {"time": 1.5, "found": {"processes": 0}}
     sa.Index("ix_attempts_subject", "project", "kind", "subject"),
+    sa.Index("ix_attempts_state", "state", "project", "subject"),  # of what one lives
 )
 
 logs = sa.Table(

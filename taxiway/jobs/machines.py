@@ -10,7 +10,7 @@ import difflib
 import importlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ KERNEL = 1 / 16  # of a machine's memory, which never reaches its programs; the 
 KEPT = 1 / 8  # of the host's memory, for the server: a job that eats all it may is ended before the server is
 NAMED = 6  # machine types that a refusal suggests
 CONTAINERS = ("image_uri", "container_command", "container_args", "tpu_tf_version")
+
+SCALED = "A named tier, such as BASIC, runs scaled down."
 
 Fault = tuple[str, str]  # field, sentence
 Note = tuple[str, str]  # severity, sentence: what a job's log is told
@@ -94,11 +96,10 @@ class Role(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a replica gets of the host: at most so many CPUs and bytes, and these of its GPUs."""
+    """What a replica gets of the host: at most so many CPUs and bytes."""
 
     cpus: float
     memory: int
-    gpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,8 @@ class Machines:
     def notes(self, told: TrainingInput) -> list[Note]:
         """What the job's log is told of what it gets in place of what it asked for."""
         roles = self.roles(told)
-        return [*self._shrunk(told, roles["master"]), *_alone(told, roles), *self._replaced(told, roles), *_disks(told)]
+        runs = self._shrunk(told, roles["master"]) if len(roles) == 1 else self._together(told, roles)
+        return [*runs, *self._replaced(told, roles), *_disks(told)]
 
     def roles(self, told: TrainingInput) -> dict[str, Role]:
         """The machines of an input that is without faults, by role, as they were asked for."""
@@ -136,20 +138,34 @@ class Machines:
         master = msgspec.structs.replace(named["master"], accelerator=tier.accelerator, accelerators=tier.count)
         return {**named, "master": master}
 
-    def share(self, told: TrainingInput, busy: Mapping[int, int] | None = None) -> Share:
-        """The master's. Of the GPUs that would do it gets those that the fewest others use, by `busy`."""
-        asked = self.roles(told)["master"]
-        machine = self._machine(asked.type)
-        cpus, memory = min(machine.cpus, self.host.cpus), min(machine.memory, int(self.host.memory * (1 - KEPT)))
-        used = Counter(busy or {})
-        gpus = sorted(self._gpus(told, asked), key=lambda gpu: (used[gpu.index], gpu.index))[: asked.accelerators]
-        return Share(cpus, memory, tuple(sorted(gpu.index for gpu in gpus)))
+    def share(self, told: TrainingInput) -> Share:
+        """The master's. Its GPUs are given to it when its turn has come: see gpus.py."""
+        machine = self._machine(self.roles(told)["master"].type)
+        return Share(min(machine.cpus, self.host.cpus), min(machine.memory, int(self.host.memory * (1 - KEPT))))
 
-    def seats(self, told: TrainingInput, busy: Mapping[int, int] | None = None) -> list[Seat]:
-        """One for each replica that runs, the primary first, with what it gets of this host.
+    def accelerators(self, told: TrainingInput) -> tuple[str, int]:
+        """Which GPUs an input without faults is to have (see `fitting`), and how many in all; ("", 0) for none.
+
+        Of a named tier it says the tier: any GPU does for it if there is none of the right model.
+        """
+        roles = self.roles(told).values()
+        kinds = {role.accelerator for role in roles if role.accelerators and not role.accelerator.startswith("TPU")}
+        if not kinds:
+            return "", 0
+        count = sum(role.count * role.accelerators for role in roles)
+        return (kinds.pop() if told.scale_tier == CUSTOM else told.scale_tier or "BASIC"), count
+
+    def fitting(self, wanted: str) -> tuple[int, ...]:
+        """The GPUs of this host that would do for an accelerator, or for a tier that has some."""
+        tier = self.table.tiers.get(wanted)
+        type_ = tier.accelerator if tier else wanted
+        return tuple(gpu.index for gpu in self._gpus(type_, any_model=tier is not None))
+
+    def seats(self, told: TrainingInput, gpus: Sequence[Gpu] = ()) -> list[Seat]:
+        """One for each replica that runs, the primary first, with what it gets of this host, and of the job's GPUs.
 
         CUSTOM runs what it asked for. A named tier keeps at least one of each role, and as many more as there are
-        processors for, in its own proportion; the machines' memory is what the host has, in that of theirs.
+        processors for, in its own proportion; where that is less than it says, so in proportion is the memory.
         """
         roles = self.roles(told)
         counts = {role: roles[role].count for role in plan.ROLES if role in roles}
@@ -158,13 +174,13 @@ class Machines:
         machines = {role: self._machine(roles[role].type) for role in counts}
         whole = sum(count * machines[role].memory for role, count in counts.items())
         part = min(1.0, self.host.memory * (1 - KEPT) / whole)
-        seats = [
-            Seat(role, min(machines[role].cpus, self.host.cpus), int(machines[role].memory * part))
-            for role, count in counts.items()
-            for _ in range(count)
-        ]
-        gpus = self.share(told, busy).gpus if self.host.gpus else None
-        return [seats[0]._replace(gpus=gpus), *(seat._replace(gpus=None if gpus is None else ()) for seat in seats[1:])]
+        seats, free = [], list(gpus)
+        for role, count in counts.items():
+            for _ in range(count):
+                own, free = free[: roles[role].accelerators], free[roles[role].accelerators :]
+                cpus, memory = min(machines[role].cpus, self.host.cpus), int(machines[role].memory * part)
+                seats.append(Seat(role, cpus, memory, own if self.host.gpus else None))
+        return seats
 
     def units(self, told: TrainingInput) -> float:
         """ML units of an hour of all the machines that were asked for."""
@@ -222,23 +238,46 @@ class Machines:
             yield f"{field}.count", "must be 1 or more."
 
     def _faults_of_size(self, told: TrainingInput) -> Iterator[Fault]:
-        """Whether the master fits; the others do not run here."""
-        asked = self._custom(told, "master")
-        machine = self.table.machines[asked.type]
-        if not self._fits(machine):
-            yield (
-                "trainingInput.masterType",
-                f"{asked.type} has {machine}, and this host has {self.host}. {self._what_fits(asked.type)}",
-            )
-        if asked.accelerators > len(self._gpus(told, asked)):
-            own = machine.accelerator == asked.accelerator
-            field = "masterType" if own else "masterConfig.acceleratorConfig"
-            beside = f"{asked.type} has" if own else "asks for"
-            yield (
-                f"trainingInput.{field}",
-                f"{beside} {asked.accelerators} {asked.accelerator}, and {self._accelerators()}. "
-                + ("Choose a machine type without." if own else "Leave it out to run on CPUs."),
-            )
+        """Whether the machines of CUSTOM fit this host, on which they run together.
+
+        Each must fit by itself. Memory and GPUs are no two machines' at once, so all of them together must fit too.
+        Processors are shared: more machines than there are processors for are slower, and no less right.
+        """
+        kinds = sorted({role.accelerator for role in self.roles(told).values() if role.accelerators})
+        if len(kinds) > 1:
+            sentence = f"all machines of a job have one kind of accelerator here; these have {' and '.join(kinds)}."
+            yield "trainingInput.masterConfig.acceleratorConfig.type", sentence
+            return
+        memory = 0.0
+        wanted: Counter[str] = Counter()
+        for role, asked in self.roles(told).items():
+            name, machine = CAMEL[role], self.table.machines[asked.type]
+            if not self._fits(machine):
+                sentence = f"{asked.type} has {machine}, and this host has {self.host}. {self._what_fits(asked.type)}"
+                yield f"trainingInput.{name}Type", sentence
+                continue
+            each = machine.memory * (1 - KERNEL)
+            if memory + asked.count * each > self.host.memory:
+                yield f"trainingInput.{name}Count", self._too_many(role, asked, int((self.host.memory - memory) / each))
+                continue
+            memory += asked.count * each
+            wanted[asked.accelerator] += asked.count * asked.accelerators
+            if asked.accelerators and wanted[asked.accelerator] > len(self._gpus(asked.accelerator)):
+                own = machine.accelerator == asked.accelerator
+                beside = f"{asked.type} has" if own else "asks for"
+                most = wanted[asked.accelerator]
+                together = f", {most} together with the machines before it" if most > asked.accelerators else ""
+                yield (
+                    f"trainingInput.{name}{'Type' if own else 'Config.acceleratorConfig'}",
+                    f"{beside} {asked.accelerators} {asked.accelerator}{together}, and {self._accelerators()}. "
+                    + ("Choose a machine type without." if own else "Leave it out to run on CPUs."),
+                )
+
+    def _too_many(self, role: str, asked: Role, most: int) -> str:
+        asks = f"{_counted(asked.count, ROLES[role])} of {asked.type} {'has' if asked.count == 1 else 'have'}"
+        needs, here = host.gib(asked.count * self._machine(asked.type).memory), host.gib(self.host.memory)
+        fit = f"at most {_counted(most, ROLES[role])} of this type would fit" if most else "none fits beside the others"
+        return f"{asks} {needs}; a job's machines run on one host together, and this one has {here}: {fit}. {SCALED}"
 
     def _fits(self, machine: Machine) -> bool:
         return machine.cpus <= self.host.cpus and machine.memory * (1 - KERNEL) <= self.host.memory
@@ -254,15 +293,15 @@ class Machines:
             ),
         )
         told = f"What fits: {', '.join(best[:NAMED])}. " if best else "None of the machine types fits. "
-        return told + "A named tier, such as BASIC, runs scaled down."
+        return told + SCALED
 
-    def _gpus(self, told: TrainingInput, asked: Role) -> tuple[Gpu, ...]:
-        """Those of the host's that would do: of a named tier the right model if there is one, else any."""
-        if not asked.accelerators or asked.accelerator.startswith("TPU"):
+    def _gpus(self, accelerator: str, *, any_model: bool = False) -> tuple[Gpu, ...]:
+        """Those of the host's that would do: of the right model, else (for a named tier) any."""
+        if accelerator.startswith("TPU") or accelerator not in self.table.accelerators:
             return ()
-        models = self.table.accelerators[asked.accelerator].models
+        models = self.table.accelerators[accelerator].models
         exact = tuple(gpu for gpu in self.host.gpus if any(word in _model_words(gpu) for word in models))
-        return exact or (() if told.scale_tier == CUSTOM else self.host.gpus)
+        return exact or (self.host.gpus if any_model else ())
 
     def _shrunk(self, told: TrainingInput, asked: Role) -> Iterator[Note]:
         machine, got = self._machine(asked.type), self.share(told)
@@ -271,17 +310,30 @@ class Machines:
             gets = f"the job gets at most {host.size(got.cpus, got.memory)}"
             yield "INFO", f"{asks}; this host has {self.host}, and {gets}."
 
+    def _together(self, told: TrainingInput, roles: Mapping[str, Role]) -> Iterator[Note]:
+        """How many of each run, with what, where it is less than was asked for; and where processors are shared."""
+        seats = self.seats(told)
+        run = {role: sum(seat.role == role for seat in seats) for role in plan.ROLES if role in roles}
+        named = f"Scale tier {told.scale_tier} has {_listed({role: roles[role].count for role in run})}"
+        some = "" if all(run[role] == roles[role].count for role in run) else f", of which {_listed(run)} run"
+        gets = ", ".join(
+            f"each {ROLES[seat.role]} {host.size(seat.cpus, seat.memory)}"
+            for index, seat in enumerate(seats)
+            if seat.role not in {other.role for other in seats[:index]}
+        )
+        yield "INFO", f"{named}{some}. They share this host's {self.host}: at most, {gets}."
+
     def _replaced(self, told: TrainingInput, roles: Mapping[str, Role]) -> Iterator[Note]:
         asked = roles["master"]
         if not asked.accelerators:
             return
         wanted = f"{asked.accelerators} {asked.accelerator}"
-        found = self._gpus(told, asked)[: asked.accelerators]
+        found = self._gpus(asked.accelerator, any_model=told.scale_tier != CUSTOM)
         if not found:
             yield "WARNING", f"Scale tier {told.scale_tier} has {wanted}; {self._accelerators()}: the job runs on CPUs."
             return
-        models = ", ".join(dict.fromkeys(gpu.model for gpu in found))
-        yield "INFO", f"The job asked for {wanted} and gets {len(found)} of this host's GPUs: {models}."
+        count, models = min(asked.accelerators, len(found)), ", ".join(dict.fromkeys(gpu.model for gpu in found))
+        yield "INFO", f"The job asked for {wanted} and gets {count} of this host's GPUs to itself: {models}."
 
     def _accelerators(self) -> str:
         if not self.host.gpus:
@@ -364,8 +416,6 @@ def _faults_of_configs(told: TrainingInput) -> Iterator[Fault]:
             if getattr(config, field):
                 yield f"trainingInput.{name}Config.{_camel(field)}", CONTAINER
         yield from _faults_of_disk(config.disk_config, f"trainingInput.{name}Config.diskConfig")
-    if told.use_chief_in_tf_config:
-        yield "trainingInput.useChiefInTfConfig", CONTAINER
 
 
 CONTAINER = (
@@ -401,17 +451,15 @@ def _faults_of_named(told: TrainingInput) -> Iterator[Fault]:
             )
 
 
-def _alone(told: TrainingInput, roles: Mapping[str, Role]) -> Iterator[Note]:
-    others = [_counted(role.count, ROLES[name]) for name, role in roles.items() if name != "master"]
-    if others:
-        beside = f"Scale tier {told.scale_tier} has {' and '.join(others)} beside the master."
-        yield "WARNING", f"{beside} Distributed training is not offered yet: the master runs alone."
-
-
 def _disks(told: TrainingInput) -> Iterator[Note]:
     configs = (getattr(told, f"{role}_config") for role in ROLES)
     if any(config is not None and config.disk_config is not None for config in configs):
         yield "INFO", "diskConfig has no effect here: the job writes to the disk of this host."
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    *first, last = [_counted(count, ROLES[role]) for role, count in counts.items()]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _counted(count: int, word: str) -> str:

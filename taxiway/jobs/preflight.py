@@ -170,7 +170,9 @@ class Preflight:
 
     def _checks(self, job: Checked, named: Sequence[str], seen: Sequence[Seen]) -> Iterator[str]:
         told, share = job.training, self.machines.share(job.training)
-        gpus = f" and {len(share.gpus)} GPUs" if share.gpus else ""
+        wanted, count = self.machines.accelerators(told)
+        count = min(count, len(self.machines.fitting(wanted)))
+        gpus = f" and {count} {'GPU' if count == 1 else 'GPUs'}" if count else ""
         yield f"Runtime version {told.runtime_version} with Python {told.python_version} is there."
         gets = host.size(share.cpus, share.memory)
         yield f"Scale tier {told.scale_tier} runs with at most {gets}{gpus} of this host."

@@ -15,7 +15,7 @@ from taxiway.compute import logs
 from taxiway.db.database import Database
 from taxiway.db.tables import jobs
 from taxiway.iam import policies
-from taxiway.jobs import line, scheduling, states
+from taxiway.jobs import gpus, line, scheduling, states
 from taxiway.jobs.states import State
 from taxiway.schemas import TrainingInput
 
@@ -42,6 +42,9 @@ class Job:
     attempts: int
     worker: str | None
     lease: float | None
+    accelerator: str  # see machines.Machines.accelerators
+    accelerators: int
+    gpus: list[int] | None  # those of the host's that were given to it
     created: float
     queued: float | None
     started: float | None
@@ -58,11 +61,12 @@ def create(
     labels: dict[str, str],
     *,
     notes: Sequence[tuple[str, str]] = (),
+    accelerators: tuple[str, int] = ("", 0),
     creator: str,
     now: float,
     checked: float | None = None,
 ) -> Job:
-    """Queue a job that was checked; its creator owns it.
+    """Queue a job that was checked; its creator owns it. `accelerators`: of which kind it wants some, and how many.
 
     `notes` are what the checks found, (severity, sentence): its log is told. `now` is when it was asked for, `checked`
     when its validation was over: the queue begins there. Raises AlreadyExists for an id that this project ever used.
@@ -84,15 +88,18 @@ def create(
                 etag=1,
                 creator=creator,
                 attempts=0,
+                accelerator=accelerators[0],
+                accelerators=accelerators[1],
                 created=now,
                 queued=now if checked is None else checked,
                 policy=policies.owned_by(creator, "roles/ml.jobOwner"),
             )
         )
-        first, *rest = (line.format(id=job) for line in ACCEPTED)
-        said = [("INFO", first), *notes, *(("INFO", line) for line in rest)]
+        line.changed(tx)
+        first, *rest = (words.format(id=job) for words in ACCEPTED)
+        said = [("INFO", first), *notes, *(("INFO", words) for words in rest)]
         for severity, lines in itertools.groupby(said, lambda each: each[0]):
-            logs.say(tx, project, job, *(line for _, line in lines), severity=severity, now=now)
+            logs.say(tx, project, job, *(words for _, words in lines), severity=severity, now=now)
         return read(tx, project, job)
 
     return db.write(save)
@@ -172,15 +179,26 @@ def waiting(rows: sa.Connection, *, worker: str, now: float, queued: bool = True
     return rows.execute(sa.select(jobs.c.id).where(claimable).limit(1)).first() is not None
 
 
-def claim(tx: sa.Connection, *, worker: str, now: float, lease: float, queued: bool = True) -> Job | None:
-    """Take a job whose worker fell silent, else (if `queued`) the first in the line; None if there is none."""
+def claim(
+    tx: sa.Connection,
+    *,
+    worker: str,
+    now: float,
+    lease: float,
+    queued: bool = True,
+    fitting: gpus.Fitting = gpus.none,
+) -> Job | None:
+    """Take a job whose worker fell silent, else (if `queued`) the first in the line that may start; None without any.
+
+    The GPUs that it is given, of those of the host that are `fitting`, are its own from then on.
+    """
     turn = (jobs.c.priority.desc(), jobs.c.position)
     row = tx.execute(sa.select(jobs).where(_abandoned(worker, now)).order_by(*turn).limit(1)).first()
-    if row is None and queued:  # the abandoned go first: they were promised
-        row = line.first(tx)
+    held: dict[str, Any] = {"worker": worker, "lease": now + lease}
+    if row is None and queued and (found := line.start(tx, fitting)):  # the abandoned go first: they were promised
+        row, held["gpus"] = found
     if row is None:
         return None
-    held = {"worker": worker, "lease": now + lease}
     tx.execute(jobs.update().where(_is(row.project, row.id)).values(**held))
     if row.state == State.QUEUED.value:
         return move(tx, row.project, row.id, State.PREPARING, worker=worker)
@@ -189,7 +207,7 @@ def claim(tx: sa.Connection, *, worker: str, now: float, lease: float, queued: b
 
 def release_all(db: Database) -> None:
     """Every lease ends now. Only for one who knows that no other worker lives: the holder of the home's lock."""
-    db.write(lambda tx: tx.execute(jobs.update().where(jobs.c.lease.is_not(None)).values(lease=0.0)))
+    db.write(lambda tx: tx.execute(jobs.update().where(line.HELD, jobs.c.lease.is_not(None)).values(lease=0.0)))
 
 
 def renew(db: Database, *, worker: str, until: float) -> None:
@@ -223,6 +241,7 @@ def move(tx: sa.Connection, project: str, job: str, to: State, *, worker: str | 
     if to in states.FINAL:
         changes |= {"worker": None, "lease": None}
     moved = tx.execute(jobs.update().where(guard).values(state=to.value, etag=jobs.c.etag + 1, **changes)).rowcount
+    line.changed(tx)
     found = read(tx, project, job)
     if not moved:
         raise errors.FailedPrecondition(
@@ -245,6 +264,7 @@ def runs(tx: sa.Connection, project: str, job: str, *, now: float) -> None:
     preparing = _is(project, job) & (jobs.c.state == State.PREPARING.value)
     started = sa.func.coalesce(jobs.c.started, now)  # the first time counts
     tx.execute(jobs.update().where(preparing).values(state=State.RUNNING.value, etag=jobs.c.etag + 1, started=started))
+    line.changed(tx)
 
 
 def cancel(db: Database, project: str, job: str, *, now: float) -> Job:

@@ -14,6 +14,7 @@ from taxiway.compute import attempts
 from taxiway.compute.attempts import Attempt
 from taxiway.db.database import Database
 from taxiway.jobs import line, restarts
+from taxiway.jobs.line import Line
 from taxiway.jobs.queue import Job
 from taxiway.jobs.states import State
 from taxiway.jobs.worker import KIND
@@ -67,11 +68,11 @@ class Story(Message, frozen=True, kw_only=True):
     attempts: Annotated[tuple[Try, ...], output("Each start of its replica, the first one first.")] = ()
 
 
-def tell(db: Database, job: Job, *, most: int, now: float) -> Story:
+def tell(db: Database, waiting: Line, job: Job, *, most: int, now: float) -> Story:
     """`most` jobs may run at once."""
     with db.read() as rows:
         tries = attempts.of(rows, job.project, KIND, job.id)
-        wait = line.wait(rows, job.position, most=most, now=now) if job.state is State.QUEUED else None
+    wait = waiting.now().wait(job.position, most=most, now=now) if job.state is State.QUEUED else None
     return Story(
         waiting=_waiting(wait) if wait else None, startup=tuple(_stages(job, tries)), attempts=tuple(map(_told, tries))
     )

@@ -10,9 +10,9 @@ import threading
 import time
 import traceback
 import uuid
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -26,6 +26,7 @@ from taxiway.iam import projects
 from taxiway.iam.keys import Keys
 from taxiway.jobs import gangs, line, queue, restarts, scheduling
 from taxiway.jobs.clock import Clock
+from taxiway.jobs.line import Line
 from taxiway.jobs.machines import Machines
 from taxiway.jobs.queue import Job
 from taxiway.jobs.states import State
@@ -48,8 +49,10 @@ class Worker:
     `wake` tells it that something happened.
     """
 
-    def __init__(self, db: Database, keys: Keys, engine: Local, settings: Settings, machines: Machines) -> None:
-        self.db, self.keys, self.engine, self.machines = db, keys, engine, machines
+    def __init__(
+        self, db: Database, keys: Keys, engine: Local, settings: Settings, machines: Machines, waiting: Line
+    ) -> None:
+        self.db, self.keys, self.engine, self.machines, self.line = db, keys, engine, machines, waiting
         self.most = settings.jobs or max(2, (os.cpu_count() or 2) // 2)
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._woken = threading.Event()
@@ -114,7 +117,7 @@ class Worker:
         while claimed := self._claim(now, queued=room > 0):
             room -= 1
             self._hand_out(claimed)
-        if room <= 0:
+        if room <= 0 or self.machines.host.gpus:  # which may be what is waited for
             self._explain(now)
 
     def _claim(self, now: float, *, queued: bool) -> Job | None:
@@ -122,15 +125,15 @@ class Worker:
         with self.db.read() as rows:
             if self._ending.is_set() or not queue.waiting(rows, worker=self.name, now=now, queued=queued):
                 return None
-        return self.db.write(lambda tx: queue.claim(tx, worker=self.name, now=now, lease=LEASE_S, queued=queued))
+        mine: dict[str, Any] = {"worker": self.name, "now": now, "lease": LEASE_S, "fitting": self.machines.fitting}
+        return self.db.write(lambda tx: queue.claim(tx, queued=queued, **mine))
 
     def _explain(self, now: float) -> None:
         """Whoever has come since is told why it waits."""
         with self.db.read() as rows:
             last = line.last_queued(rows)
         if last > self._explained:
-            after = self._explained
-            self._explained = self.db.write(lambda tx: line.explain(tx, most=self.most, after=after, now=now))
+            self._explained = self.line.explain(most=self.most, after=self._explained, now=now)
 
     def _hand_out(self, job: Job) -> None:
         key = (job.project, job.id)
@@ -220,7 +223,11 @@ class Worker:
     def _start(self, job: Job, turn: Turn, *why: str, severity: str = "INFO") -> None:
         """Commit an attempt of each of its replicas, then start them, at once or after their pause."""
         project = projects.get(self.db, job.project)
-        seats = self.machines.seats(job.training, self._busy_gpus())
+        gpus = [each for each in self.machines.host.gpus if each.index in (job.gpus or ())]
+        if gpus:
+            numbers = ", ".join(f"{each.index} ({each.model})" for each in gpus)
+            why = (*why, f"It has {'GPU' if len(gpus) == 1 else 'GPUs'} {numbers} of this host to itself.")
+        seats = self.machines.seats(job.training, gpus)
         works = plan.training(
             job.project,
             project.number,
@@ -266,13 +273,6 @@ class Worker:
             ]
 
         self._together(self._launch, self.db.write(save))
-
-    def _busy_gpus(self) -> Counter[int]:
-        """How many replicas use each of the host's GPUs."""
-        if not self.machines.host.gpus:
-            return Counter()
-        with self.db.read() as rows:
-            return Counter(index for each in attempts.live(rows, KIND) for index in each.work.get("gpus", ()))
 
     def _launch(self, attempt: Attempt) -> None:
         if self._pauses(attempt):

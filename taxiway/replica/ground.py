@@ -40,6 +40,7 @@ class Ground:
     jail: Jail | None
     read: Sequence[Path]
     bundle: Path
+    devices: Sequence[str]
 
     def start(self, command: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Start it in its own folder, with its words in two pipes."""
@@ -47,7 +48,8 @@ class Ground:
         if self.jail is None and self.group.procs:
             command = ["sh", "-c", jail.JOIN, "sh", " ".join(self.group.procs), "", *command]
         if self.jail is not None:
-            seen = Seen(self.read, {place: self.folder / name for name, place in FOLDERS.items()}, self.bundle)
+            own = {place: self.folder / name for name, place in FOLDERS.items()}
+            seen = Seen(self.read, own, self.bundle, self.devices)
             data = 0 if "memory" in self.group.folders else self.memory
             command = self.jail.enter(command, seen, self.folder / "etc", self.group.procs, data)
             passed = self.jail.passed
@@ -130,6 +132,7 @@ def laid(work: Work, identity: str, wire: Wire, *, read: Sequence[Path], python:
             held,
             [*read, family.RUNNERS_FOLDER],
             _trusted(wire.order),
+            work.devices,
         )
 
 

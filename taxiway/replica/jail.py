@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,7 @@ READ = (
 # the kernel's settings ask for no more than that. What container runtimes cover, and for the same reason.
 UNWRITABLE = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 EMPTY = ("/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/timer_list")
-DEVICES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", *(f"nvidia{each}" for each in range(16)))
+DRIVER = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset")  # beside each GPU's own file
 TRUSTED = ("/etc/ssl/cert.pem", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")  # other systems' names
 # Into the groups and below the limits first, then on: `sh` is the one program that is everywhere.
 JOIN = """for each in $1; do echo $$ >"$each" || exit 125; done
@@ -60,6 +60,7 @@ class Seen:
     read: Sequence[Path]
     write: dict[str, Path]  # place in the jail -> folder
     bundle: Path
+    devices: Sequence[str] = ()  # files below /dev of the GPUs that are the code's own; it sees no other
 
 
 @dataclass(frozen=True)
@@ -78,19 +79,14 @@ class Jail:
         """The command that runs another one in here. `scratch` takes a few small files; `procs` are the groups to
         join, `data` the bytes of memory where no group limits them (0: none)."""
         limits = ["sh", "-c", JOIN, "sh", " ".join(procs), str(data // 1024) if data else ""]
-        network = ["nsenter", "--user", "--net", "--preserve-credentials", "-t", str(self.pid), "--"]
         calls = [] if self.filter is None else ["--seccomp", str(self.filter)]
-        return [
-            *limits,
-            *network,
-            "bwrap",
-            *ALONE,
-            *calls,
-            *_machine(),
-            *_files(seen, scratch, self.place),
-            "--",
-            *command,
-        ]
+        files = _files(seen, scratch, self.place)
+        return [*limits, *self.network, "bwrap", *ALONE, *calls, *_machine(), *files, "--", *command]
+
+    @property
+    def network(self) -> list[str]:
+        """The words before a command that is to run in this network."""
+        return ["nsenter", "--user", "--net", "--preserve-credentials", "-t", str(self.pid), "--"]
 
     @property
     def passed(self) -> list[int]:
@@ -107,7 +103,7 @@ ALONE = (
 
 @contextmanager
 def opened() -> Iterator[Jail]:
-    """A network of its own, for as long as this lasts. Raises Lacking."""
+    """A network of its own, for as long as this lasts, after a look whether a jail in it is allowed. Raises Lacking."""
     if lack := _lack():
         raise Lacking(lack)
     ours, its = socket.socketpair()
@@ -149,12 +145,14 @@ def _handed(ours: socket.socket, place: int, process: subprocess.Popen[bytes] | 
         if len(ends) < holder.ENDS:
             raise OSError(_last_words(process) if process else "its holder has ended")
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Lacking(f"this machine lets nobody make a network of one's own ({error}).") from error
+        raise Lacking(f"this machine lets nobody make a network of one's own ({error}). {_help()}") from error
     sockets = [socket.socket(fileno=each) for each in ends]
     calls = syscalls.program()
     try:
         google, plain, metadata, proxy = sockets
-        yield Jail(int(pid), google, plain, metadata, proxy, calls, place)
+        held = Jail(int(pid), google, plain, metadata, proxy, calls, place)
+        _try(held)
+        yield held
     finally:
         for each in sockets:
             each.close()
@@ -237,13 +235,63 @@ _HOLDING = (
 )
 
 
+def _try(held: Jail) -> None:
+    """Run nothing in there: a machine may allow the holder its network, and refuse the jail inside of it."""
+    network, calls = held.network, [] if held.filter is None else ["--seccomp", str(held.filter)]
+    command = [*network, "bwrap", *ALONE, *calls, *_machine(), "--dir", WORK, "--remount-ro", "/", "--", "true"]
+    try:
+        ended = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=START_S, check=False, pass_fds=held.passed
+        )
+        said = (ended.stderr or ended.stdout).decode(errors="replace").strip()[-500:] or f"status {ended.returncode}"
+        failed = bool(ended.returncode)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        failed, said = True, str(error)
+    if failed:
+        raise Lacking(f"this machine lets nobody make a jail within a network of one's own ({said}). {_help()}")
+    if held.filter is not None:
+        os.lseek(held.filter, 0, os.SEEK_SET)  # it was read, and will be once more
+
+
+# What stands in the way, by what the kernel says of itself: the file, the value that forbids, what helps.
+SETTINGS = (
+    ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
+    (
+        "kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile that gives bwrap userns",
+    ),
+    ("user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=10000"),
+    ("user/max_net_namespaces", "0", "sysctl -w user.max_net_namespaces=10000"),
+)
+CONTAINERS = ("/.dockerenv", "/run/.containerenv")
+UNCONFINED = " ".join(f"--security-opt {each}=unconfined" for each in ("seccomp", "apparmor", "systempaths"))
+
+
+def in_the_way(root: Path = Path("/")) -> list[str]:
+    """What is known to forbid a jail here, each in a sentence with what helps. `root` is where /proc lies."""
+    found = []
+    for file, forbids, helps in SETTINGS:
+        with suppress(OSError):
+            if (root / "proc/sys" / file).read_text().strip() == forbids:
+                name = file.replace("/", ".")
+                found.append(f"The kernel's setting {name} is {forbids}, which forbids it; as root: {helps}.")
+    if any((root / each.lstrip("/")).exists() for each in CONTAINERS):
+        found.append(f"This is a container: it must be started with the right to make namespaces ({UNCONFINED}).")
+    return found
+
+
+def _help() -> str:
+    return " ".join(in_the_way()) or "No setting of the kernel that is known to forbid it is set so."
+
+
 @functools.cache
 def _lack() -> str:
     if sys.platform != "linux":
         return "namespaces are Linux's."
     missing = [each for each in TOOLS if not shutil.which(each)]
     if missing:
-        return f"{' and '.join(missing)} cannot be found. On Debian or Ubuntu: apt install bubblewrap util-linux"
+        return f"{' and '.join(missing)} cannot be found. Try: make jail (apt install bubblewrap util-linux)"
     return ""
 
 
@@ -263,8 +311,6 @@ def _machine() -> list[str]:
         words += ["--ro-bind-try", each, each]
     for each in EMPTY:
         words += ["--ro-bind", "/dev/null", each] if Path(each).exists() else []
-    for each in DEVICES:
-        words += ["--dev-bind-try", f"/dev/{each}", f"/dev/{each}"]
     return words
 
 
@@ -275,6 +321,8 @@ def _files(seen: Seen, scratch: Path, own: int) -> list[str]:
     for folder in sorted(set(seen.read)):
         if not folder.is_relative_to("/usr"):
             words += ["--ro-bind", str(folder), str(folder)]
+    for each in (*DRIVER, *seen.devices) if seen.devices else ():
+        words += ["--dev-bind-try", f"/dev/{each}", f"/dev/{each}"]
     words += ["--ro-bind", str(seen.bundle), BUNDLE]
     for each in TRUSTED:
         words += ["--symlink", BUNDLE, each]
@@ -307,3 +355,17 @@ def boto(bundle: str) -> str:
     and not that no account is configured, which it takes for granted where only variables lead to that server."""
     acts = "[GoogleCompute]\nservice_account = default\n\n[Tests]\nbypass_anonymous_access_warning = True\n"
     return f"[Boto]\nca_certificates_file = {bundle}\n\n{acts}"
+
+
+def main() -> int:
+    """`python -m taxiway.replica.jail`: 0 where there can be one; else 1, and why not on stdout."""
+    try:
+        with opened():
+            return 0
+    except Lacking as lack:
+        sys.stdout.write(f"{lack}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

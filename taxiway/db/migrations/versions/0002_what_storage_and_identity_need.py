@@ -136,6 +136,9 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("priority", sa.BigInteger(), server_default="0", nullable=False))
         batch_op.add_column(sa.Column("wait_until", sa.Float(), nullable=True))
         batch_op.add_column(sa.Column("queued", sa.Float(), nullable=True))
+        batch_op.add_column(sa.Column("accelerator", sa.Text(), server_default=sa.text("''"), nullable=False))
+        batch_op.add_column(sa.Column("accelerators", sa.BigInteger(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("gpus", sa.JSON(none_as_null=True), nullable=True))
         batch_op.add_column(sa.Column("policy", sa.JSON(), server_default='{"bindings":[]}', nullable=False))
         batch_op.add_column(sa.Column("policy_version", sa.BigInteger(), server_default="1", nullable=False))
         batch_op.drop_index("ix_jobs_state")
@@ -153,6 +156,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("ran", sa.Float(), nullable=True))
         batch_op.add_column(sa.Column("spoke", sa.Float(), nullable=True))
         batch_op.add_column(sa.Column("remains", sa.JSON(none_as_null=True), nullable=True))
+        batch_op.create_index("ix_attempts_state", ["state", "project", "subject"], unique=False)
 
     with op.batch_alter_table("models", schema=None) as batch_op:
         batch_op.add_column(sa.Column("policy", sa.JSON(), server_default='{"bindings":[]}', nullable=False))
