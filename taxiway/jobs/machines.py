@@ -315,13 +315,15 @@ class Machines:
         seats = self.seats(told)
         run = {role: sum(seat.role == role for seat in seats) for role in plan.ROLES if role in roles}
         named = f"Scale tier {told.scale_tier} has {_listed({role: roles[role].count for role in run})}"
-        some = "" if all(run[role] == roles[role].count for role in run) else f", of which {_listed(run)} run"
+        fewer = any(run[role] < roles[role].count for role in run)
+        some = f", of which {_listed(run)} run" if fewer else ""
         gets = ", ".join(
             f"each {ROLES[seat.role]} {host.size(seat.cpus, seat.memory)}"
             for index, seat in enumerate(seats)
             if seat.role not in {other.role for other in seats[:index]}
         )
-        yield "INFO", f"{named}{some}. They share this host's {self.host}: at most, {gets}."
+        sentence = f"{named}{some}. They share this host's {self.host}: at most, {gets}."
+        yield "WARNING" if fewer else "INFO", sentence
 
     def _replaced(self, told: TrainingInput, roles: Mapping[str, Role]) -> Iterator[Note]:
         asked = roles["master"]
