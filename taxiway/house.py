@@ -12,6 +12,7 @@ from taxiway.iam.keys import Keys
 from taxiway.iam.users import Passwords
 from taxiway.jobs.machines import Machines
 from taxiway.jobs.preflight import Preflight
+from taxiway.jobs.suggestions import Suggestions
 from taxiway.jobs.worker import Worker
 from taxiway.models.deployments import Deployments
 from taxiway.settings import Settings
@@ -32,3 +33,4 @@ class House:
     preflight: Preflight
     worker: Worker
     streams: Streams
+    suggestions: Suggestions
