@@ -8,6 +8,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+import commands
 import google_auth_httplib2
 import httplib2
 import httpx
@@ -256,6 +257,56 @@ def test_a_study_takes_its_trials_and_operations_with_it(made):
     assert again.trials() == []
 
 
+YAML = """\
+metrics: [{metric: loss, goal: MINIMIZE}]
+parameters:
+- {parameter: steps, type: INTEGER, integerValueSpec: {minValue: 1, maxValue: 3}}
+- {parameter: kind, type: CATEGORICAL, categoricalValueSpec: {values: [a]}}
+algorithm: GRID_SEARCH
+"""
+
+
+def test_the_commands_go_the_whole_way(server, tmp_path):
+    file, id = tmp_path / "study.yaml", f"cli-{uuid.uuid4().hex[:8]}"
+    file.write_text(YAML)
+    with commands.Commands(TAXIWAY_HOME=str(server.home)) as shell:
+        run = shell.run
+        assert f"Created study [{id}]." in run("studies", "create", id, "--config", str(file))
+        assert "ALREADY_EXISTS" in run("studies", "create", id, "--config", str(file), code=1)
+        assert id in run("studies", "list")
+        assert "algorithm: GRID_SEARCH" in run("studies", "describe", id)
+        listed = run("studies", "suggest", id, "--client", "me", "--count", "2").splitlines()
+        assert listed[0].split() == ["TRIAL", "STATE", "CLIENT", "PARAMETERS", "FINAL"]
+        assert [line.split() for line in listed[1:]] == [
+            [str(number), "ACTIVE", "me", f"steps={number},", "kind=a"] for number in (1, 2)
+        ]
+        assert "stepCount: '5'" in run("studies", "add-measurement", id, "1", "--metric", "loss=0.5", "--step", "5")
+        assert run("studies", "check", id, "1").strip() == "false"
+        assert "state: COMPLETED" in run("studies", "complete", id, "1")
+        assert "state: STOPPING" in run("studies", "stop", id, "2")
+        assert "infeasibleReason: no room" in run("studies", "complete", id, "2", "--infeasible", "no room")
+        run("studies", "suggest", id, "--client", "me")
+        assert "value: 0.25" in run("studies", "complete", id, "3", "--metric", "loss=0.25")
+        shown = run("studies", "trials", id)
+        assert [line.split()[1] for line in shown.splitlines()[1:]] == ["COMPLETED", "INFEASIBLE", "COMPLETED"]
+        assert "loss=0.25" in run("studies", "optimal", id).splitlines()[1]
+        assert "nothing is left to try" in run("studies", "suggest", id, "--client", "me", code=1)
+        for words, said in (
+            (("complete", id, "3"), "it is COMPLETED"),
+            (("complete", id, "9"), "does not exist"),
+            (("add-measurement", id, "1"), "--metric is required"),
+            (("add-measurement", id, "1", "--metric", "loss"), "must be NAME=VALUE"),
+            (("add-measurement", id, "1", "--metric", "loss=nan"), "a finite number"),
+            (("describe", id, "--region", "mars"), "--region"),
+            (("create", "other", "--config", str(tmp_path / "none.yaml")), "none.yaml"),
+        ):
+            assert said in run("studies", *words, code=1)
+        file.write_text("[1, 2")
+        assert "neither JSON nor YAML" in run("studies", "create", "other", "--config", str(file), code=1)
+        run("studies", "delete", id)
+        assert "NOT_FOUND" in run("studies", "describe", id, code=1)
+
+
 # ---- what is refused ------------------------------------------------------------------------------------------------
 
 
@@ -483,7 +534,8 @@ def test_a_server_that_is_killed_goes_on_as_if_it_had_not_been(start_server):
     assert tuple(points_of(made.done(left)["trials"])) == wanted
 
 
-def test_kill_9_among_many_clients_loses_no_trial_and_gives_none_twice(start_server):
+@pytest.mark.parametrize("rounds", [1, pytest.param(30, marks=pytest.mark.torture)])
+def test_kill_9_among_many_clients_loses_no_trial_and_gives_none_twice(start_server, rounds):
     server = start_server()
     made = Studied(server)
     home, held, going = server.home, {}, threading.Event()
@@ -496,7 +548,7 @@ def test_kill_9_among_many_clients_loses_no_trial_and_gives_none_twice(start_ser
                 held.setdefault(number, set()).add(name)
                 made.complete(number, 1.0)
 
-    for _ in range(2):
+    for _ in range(rounds):
         going.clear()
         with ThreadPoolExecutor(4) as hands:
             for name in "abcd":

@@ -11,8 +11,11 @@ chance comes from the study's seed and the trial's number alone.
 from __future__ import annotations
 
 import importlib.util
+import os
+import queue
 import random
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -40,21 +43,24 @@ def suggest(question: Question) -> Answer:
         found = spaces.unused(space, [each.point for each in question.past], question.count + 1)
         return Answer(points=tuple(found[: question.count]), used_up=len(found) <= question.count)
     past = list(question.past)
+    trials = [_frozen(space, each) for each in past]
     points: list[Point] = []
     for number in range(question.first, question.first + question.count):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # of groups; our tests hold what we use of them
-            point = _next(question, space, past, number)
+            point = _next(question, space, past, trials, number)
         if point is None:
             return Answer(points=tuple(points), used_up=True)
         points.append(point)
         past.append(Past(point=point))
+        trials.append(_frozen(space, past[-1]))
     return Answer(points=tuple(points))
 
 
-def _next(question: Question, space: Space, past: Sequence[Past], number: int) -> Point | None:
+def _next(
+    question: Question, space: Space, past: Sequence[Past], trials: Sequence[FrozenTrial], number: int
+) -> Point | None:
     """One more point; None if no point is left that is feasible. A known one only if there are no others."""
-    trials = [_frozen(space, each) for each in past]
     known = {frozenset(each.point.items()) for each in past}
     point: Point = {}
     for attempt in range(TRIES):
@@ -152,13 +158,22 @@ def _mirrored(parameter: Parameter, value: float | int) -> float | int:
 
 def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    for line in sys.stdin.buffer:
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(lines,), daemon=True).start()
+    while True:
         try:
-            answer = suggest(msgspec.json.decode(line, type=Question))
+            answer = suggest(msgspec.json.decode(lines.get(), type=Question))
         except Exception:  # noqa: BLE001 - the edge: whoever asked is told
             answer = Answer(failure=traceback.format_exc())
         sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
         sys.stdout.buffer.flush()
+
+
+def _read(lines: queue.SimpleQueue[bytes]) -> None:
+    """Whoever asked is gone with the end of the input: so is this process, also in the middle of a choice."""
+    for line in sys.stdin.buffer:
+        lines.put(line)
+    os._exit(0)
 
 
 if __name__ == "__main__":
