@@ -13,6 +13,7 @@ from taxiway.iam.users import Passwords
 from taxiway.jobs.line import Line
 from taxiway.jobs.machines import Machines
 from taxiway.jobs.preflight import Preflight
+from taxiway.jobs.suggestions import Suggestions
 from taxiway.jobs.worker import Worker
 from taxiway.models.deployments import Deployments
 from taxiway.settings import Settings
@@ -35,3 +36,4 @@ class House:
     jail: str  # whether code runs in one here, and why not, in a sentence
     worker: Worker
     streams: Streams
+    suggestions: Suggestions

@@ -18,6 +18,7 @@ from taxiway import errors
 _ML_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
 _PROJECT_ID = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")
 _PROJECT_NUMBER = re.compile(r"[1-9][0-9]{0,18}")
+_STUDY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,127}")
 _OPERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _IP_ADDRESS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")
@@ -50,6 +51,12 @@ def ml_name(name: str, field: str) -> str:
     """A job, model or version: a letter, then letters, digits and underscores, 128 characters at most."""
     allowed = "start with a letter and have only letters, digits and underscores, 128 characters at most"
     return _matched(_ML_NAME, name, field, f"A name must {allowed}")
+
+
+def study_id(name: str, field: str) -> str:
+    """A study: a letter, then letters, digits, underscores and hyphens, 128 characters at most."""
+    allowed = "start with a letter and have only letters, digits, underscores and hyphens, 128 characters at most"
+    return _matched(_STUDY, name, field, f"A study's id must {allowed}")
 
 
 def project_id(name: str, field: str) -> str:
@@ -167,6 +174,18 @@ def version_name(project: str, model: str, version: str) -> str:
 
 def operation_name(project: str, operation: str) -> str:
     return f"projects/{project}/operations/{operation}"
+
+
+def study_name(project: str, location: str, study: str) -> str:
+    return f"projects/{project}/locations/{location}/studies/{study}"
+
+
+def trial_name(project: str, location: str, study: str, trial: int) -> str:
+    return f"{study_name(project, location, study)}/trials/{trial}"
+
+
+def location_operation_name(project: str, location: str, operation: str) -> str:
+    return f"projects/{project}/locations/{location}/operations/{operation}"
 
 
 def parse_project(name: str, field: str = "name") -> str:

@@ -62,6 +62,8 @@ from taxiway.iam.users import Passwords
 from taxiway.jobs import machines, queue
 from taxiway.jobs.line import Line
 from taxiway.jobs.preflight import Preflight
+from taxiway.jobs.searcher import Searcher
+from taxiway.jobs.suggestions import Suggestions
 from taxiway.jobs.worker import Worker
 from taxiway.models.deployments import Deployments
 from taxiway.settings import MIB, Settings
@@ -453,6 +455,7 @@ def open_house(
         jail=jail,
         worker=Worker(db, held, engine, configured, offered, waiting),
         streams=Streams(db),
+        suggestions=Suggestions(db, Searcher()),
     )
     household.write_credentials(db, held, located)
     return house, located
@@ -472,6 +475,7 @@ async def _serve(
     await connect.start("127.0.0.1", located.proxy_port, upstream=upstream, hold_s=HOLD_S, other_hosts="tunnel")
     await house.deployments.start()  # before the first request: it may ask for a prediction
     house.worker.start()
+    house.suggestions.start()
     house.audit.start()
     rows = [listeners.Listener(plain, None, "httptools"), listeners.Listener(secure, tls, "h11")]
     listening = listeners.Listeners(App(house), rows, GRACE_S)
@@ -500,6 +504,7 @@ async def _serve(
         renewing.cancel()
         caring.stop()
         await run_in_threadpool(house.worker.stop)
+        await run_in_threadpool(house.suggestions.stop)
         await serving
         await cared
         await house.deployments.stop()

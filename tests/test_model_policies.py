@@ -163,7 +163,7 @@ def test_each_route_asks_the_policy_of_its_own_model_or_job(server, made, role):
     kind = "jobs" if role == "roles/ml.jobOwner" else "models"
     made.grant(ann.member, role, kind)
     parts = {"project": server.project, "model": made.model, "job": made.job, "version": "v"}
-    parts["operation"] = made.operation
+    parts |= {"operation": made.operation, "location": "us-central1", "study": "s", "trial": "1"}
     for method in UNDER:
         permission, _ = ml.OFFERED[method.id.removeprefix("ml.")]
         if permission == ml.SIGNED_IN or method.id.endswith(("cancel", "delete", "setIamPolicy")):

@@ -33,6 +33,7 @@ from taxiway.models import registry
 SECRET = "what only its owner may read"
 DATA_HOST = "storage.googleapis.com"
 HOUR = 3600
+OF_STUDIES = "/v1/projects/{project}/locations/{location}/operations/{operation}"
 LATER = ("audit", "alembic_version")  # tables that a refused request may write to
 
 BARE = [
@@ -143,11 +144,24 @@ class World:
             Stranger("unknown key", {"Authorization": f"Bearer {self._self_signed()}"}),
             Stranger("neighbour", people.bearer(server, self.neighbour)),
         ]
-        self.samples = self._fill()
+        self.samples, asked = self._fill(), self._study()
         self.others = {  # where a part of a path has another meaning
             "/discovery/v1/apis/{api}/{version}/rest": {"version": "v1"},
             "/v1/operations/{operation}": {"operation": f"cp.{server.address.project_number}"},
+            OF_STUDIES: {"operation": asked},
+            f"{OF_STUDIES}:cancel": {"operation": asked},
         }
+
+    def _study(self):
+        """A study with a trial that somebody tries; answers an operation of it."""
+        studies = f"/v1/projects/{self.server.project}/locations/us-central1/studies"
+        words = {"parameter": "p", "type": "CATEGORICAL", "categoricalValueSpec": {"values": [SECRET]}}
+        config = {"metrics": [{"metric": SECRET}], "parameters": [words]}
+        self.owner("POST", studies, params={"studyId": "s1"}, json={"studyConfig": config})
+        tried = {"state": "ACTIVE", "parameters": [{"parameter": "p", "stringValue": SECRET}]}
+        self.owner("POST", f"{studies}/s1/trials", json=tried)
+        asked = self.owner("POST", f"{studies}/s1/trials/1:checkEarlyStoppingState", json={})
+        return asked.json()["name"].rpartition("/")[2]
 
     def _self_signed(self):
         """As a service account's own JWT, in the owner's name, by a key that nobody gave out."""

@@ -63,7 +63,7 @@ def within(path: Mapping[str, str], query: Mapping[str, str]) -> str | None:
     if "object" in path:
         return policies.object_of(path["object"], query.get("generation", ""))
     for kind in ("model", "job", "operation"):
-        if kind in path:
+        if kind in path and "location" not in path:
             return f"{kind}s/{path[kind]}"
     return None
 

@@ -1,5 +1,5 @@
-"""ML v1: jobs, models, versions, operations. Every method of `discovery.METHODS` is a route; one that is known and not
-offered yet is refused by its name.
+"""ML v1: jobs, models, versions, operations; studies stand in a file of their own. Every method of `discovery.METHODS`
+is a route; one that is known and not offered yet is refused by its name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from taxiway import errors, names, schemas
-from taxiway.api import discovery, messages, wire
+from taxiway.api import discovery, messages, studies, wire
 from taxiway.api.call import SIGNED_IN, Call, Route, within
 from taxiway.api.discovery import Method
 from taxiway.environments import runtimes
@@ -529,6 +529,7 @@ OFFERED: dict[str, tuple[str, Callable[[Call], Any]]] = {
     "projects.operations.get": ("ml.operations.get", get_operation),
     "projects.operations.list": ("ml.operations.list", list_operations),
     "projects.operations.cancel": ("ml.operations.cancel", cancel_operation),
+    **studies.OFFERED,
 }
 BARE = ("projects.predict",)  # answered by predict.Predict, before any router
 

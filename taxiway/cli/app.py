@@ -25,6 +25,7 @@ from taxiway.cli import (
     printing,
     projects,
     storage,
+    studies,
     tensorboards,
     users,
 )
@@ -58,6 +59,7 @@ app.add_typer(local.app, name="local")
 app.add_typer(models.models, name="models")
 app.add_typer(models.versions, name="versions")
 app.add_typer(models.operations, name="operations")
+app.add_typer(studies.app, name="studies")
 app.add_typer(tensorboards.app, name="tensorboard")
 predict.add_to(app)
 audit.add_to(app)

@@ -276,6 +276,84 @@ attempts = sa.Table(
     sa.Index("ix_attempts_state", "state", "project", "subject"),  # of what one lives
 )
 
+studies = sa.Table(
+    "studies",
+    metadata,
+    sa.Column("project", sa.Text, sa.ForeignKey("projects.id"), primary_key=True),
+    _text("location", primary_key=True),
+    _text("id", primary_key=True),
+    sa.Column("config", sa.JSON, nullable=False),  # StudyConfig
+    _whole("seed"),  # with a trial's number: all the chance that its point has
+    _text("state"),  # ACTIVE -> COMPLETED: nothing is left to try
+    _whole("made", server_default="0"),  # trials that there ever were: the number of the last
+    _time("created"),
+)
+
+trials = sa.Table(
+    "trials",
+    metadata,
+    _text("project", primary_key=True),
+    _text("location", primary_key=True),
+    _text("study", primary_key=True),
+    _whole("number", primary_key=True, autoincrement=False),
+    _text("state"),  # REQUESTED -> ACTIVE -> STOPPING -> COMPLETED; some may be left out
+    sa.Column("parameters", sa.JSON, nullable=False),  # a list of Trial's parameters
+    _text("client", server_default=sa.text("''")),
+    _json("final"),  # Measurement
+    _flag("infeasible"),
+    _text("infeasible_reason", server_default=sa.text("''")),
+    _time("created"),
+    _time("started", nullable=True),
+    _time("ended", nullable=True),
+    sa.ForeignKeyConstraint(
+        ["project", "location", "study"], ["studies.project", "studies.location", "studies.id"], name="fk_trials_study"
+    ),
+)
+
+measurements = sa.Table(
+    "measurements",
+    metadata,
+    sa.Column("row", sa.Integer, primary_key=True, autoincrement=True),
+    _text("project"),
+    _text("location"),
+    _text("study"),
+    _whole("trial"),
+    sa.Column("step", sa.BigInteger),
+    _time("elapsed"),  # seconds since the trial's start
+    sa.Column("figures", sa.JSON, nullable=False),  # by their metrics' names
+    sa.ForeignKeyConstraint(
+        ["project", "location", "study", "trial"],
+        ["trials.project", "trials.location", "trials.study", "trials.number"],
+        name="fk_measurements_trial",
+    ),
+    sa.Index("ix_measurements_trial", "project", "location", "study", "trial"),
+)
+
+study_operations = sa.Table(  # requests for trials, and questions whether to end one
+    "study_operations",
+    metadata,
+    _text("project", primary_key=True),
+    _text("location", primary_key=True),
+    _text("id", primary_key=True),
+    _text("kind"),  # SUGGEST_TRIALS | CHECK_TRIAL_EARLY_STOPPING_STATE
+    _text("study"),
+    sa.Column("trial", sa.BigInteger),  # of a question
+    _text("client", server_default=sa.text("''")),
+    _whole("count", server_default="0"),  # how many trials were asked for
+    sa.Column("done", sa.Boolean, nullable=False),
+    _json("error"),  # google.rpc.Status
+    _json("response"),
+    _time("created"),
+    _time("ended", nullable=True),
+    sa.ForeignKeyConstraint(
+        ["project", "location", "study"],
+        ["studies.project", "studies.location", "studies.id"],
+        name="fk_study_operations_study",
+    ),
+    sa.Index("ix_study_operations_done", "done", "created"),
+    sa.Index("ix_study_operations_study", "project", "location", "study"),
+)
+
 logs = sa.Table(
     "logs",
     metadata,

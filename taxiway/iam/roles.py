@@ -26,14 +26,22 @@ ML_READ = (
     | _of("ml.versions", "get", "list")
 )
 ML_PREDICT = _of("ml.models", "predict") | _of("ml.versions", "predict")
-ML_DEVELOP = ML_READ | ML_PREDICT | _of("ml.jobs", "create") | _of("ml.models", "create") | _of("ml.versions", "create")
+ML_STUDIES = _of("ml.studies", "create", "delete", "get", "list", *POLICY) | _of(
+    "ml.trials", "create", "delete", "get", "list", "update"
+)
+ML_DEVELOP = (
+    ML_READ
+    | ML_PREDICT
+    | ML_STUDIES
+    | _of("ml.jobs", "create")
+    | _of("ml.models", "create")
+    | _of("ml.versions", "create")
+)
 ML_ALL = (
     ML_DEVELOP
     | _of("ml.jobs", "cancel", "update", "setIamPolicy")
     | _of("ml.models", "delete", "update", "setIamPolicy")
     | _of("ml.operations", "cancel")
-    | _of("ml.studies", "create", "delete", "setIamPolicy")
-    | _of("ml.trials", "create", "delete", "update")
     | _of("ml.versions", "delete", "update")
 )
 MODEL_USER = ML_PREDICT | _of("ml.models", "get") | _of("ml.versions", "get", "list")

@@ -1,4 +1,6 @@
-"""What storage and identity need: access control lists, noncurrent objects, users, refresh tokens, the audit log."""
+"""What storage, identity and studies need: access control lists, noncurrent objects, users, refresh tokens, the audit
+log; studies, their trials and measurements.
+"""
 
 from __future__ import annotations
 
@@ -121,6 +123,87 @@ def upgrade() -> None:
             name=op.f("uq_samples_project_kind_subject_task_number_time"),
         ),
     )
+    op.create_table(
+        "studies",
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("location", sa.Text(), nullable=False),
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("config", sa.JSON(), nullable=False),
+        sa.Column("seed", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("made", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["project"], ["projects.id"], name=op.f("fk_studies_project")),
+        sa.PrimaryKeyConstraint("project", "location", "id", name=op.f("pk_studies")),
+    )
+    op.create_table(
+        "study_operations",
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("location", sa.Text(), nullable=False),
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("study", sa.Text(), nullable=False),
+        sa.Column("trial", sa.BigInteger(), nullable=True),
+        sa.Column("client", sa.Text(), server_default=sa.text("''"), nullable=False),
+        sa.Column("count", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("done", sa.Boolean(), nullable=False),
+        sa.Column("error", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("response", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("ended", sa.Float(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["project", "location", "study"],
+            ["studies.project", "studies.location", "studies.id"],
+            name="fk_study_operations_study",
+        ),
+        sa.PrimaryKeyConstraint("project", "location", "id", name=op.f("pk_study_operations")),
+    )
+    with op.batch_alter_table("study_operations", schema=None) as batch_op:
+        batch_op.create_index("ix_study_operations_done", ["done", "created"], unique=False)
+        batch_op.create_index("ix_study_operations_study", ["project", "location", "study"], unique=False)
+
+    op.create_table(
+        "trials",
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("location", sa.Text(), nullable=False),
+        sa.Column("study", sa.Text(), nullable=False),
+        sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("parameters", sa.JSON(), nullable=False),
+        sa.Column("client", sa.Text(), server_default=sa.text("''"), nullable=False),
+        sa.Column("final", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("infeasible", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("infeasible_reason", sa.Text(), server_default=sa.text("''"), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("started", sa.Float(), nullable=True),
+        sa.Column("ended", sa.Float(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["project", "location", "study"],
+            ["studies.project", "studies.location", "studies.id"],
+            name="fk_trials_study",
+        ),
+        sa.PrimaryKeyConstraint("project", "location", "study", "number", name=op.f("pk_trials")),
+    )
+    op.create_table(
+        "measurements",
+        sa.Column("row", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("location", sa.Text(), nullable=False),
+        sa.Column("study", sa.Text(), nullable=False),
+        sa.Column("trial", sa.BigInteger(), nullable=False),
+        sa.Column("step", sa.BigInteger(), nullable=True),
+        sa.Column("elapsed", sa.Float(), nullable=False),
+        sa.Column("figures", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["project", "location", "study", "trial"],
+            ["trials.project", "trials.location", "trials.study", "trials.number"],
+            name="fk_measurements_trial",
+        ),
+        sa.PrimaryKeyConstraint("row", name=op.f("pk_measurements")),
+    )
+    with op.batch_alter_table("measurements", schema=None) as batch_op:
+        batch_op.create_index("ix_measurements_trial", ["project", "location", "study", "trial"], unique=False)
+
     with op.batch_alter_table("logs", schema=None) as batch_op:
         batch_op.add_column(sa.Column("trial", sa.Text(), server_default=sa.text("''"), nullable=False))
 
