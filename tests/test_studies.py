@@ -502,6 +502,8 @@ def test_a_study_has_so_many_trials_and_no_more(db):
     with pytest.raises(errors.FailedPrecondition, match="10000 are the most"):
         suggestions.begin(db, place, "a", 2, id="o", now=1.0)
     assert studies.create_trial(db, place, {"steps": 1}, now=1.0).number == studies.MOST_TRIALS
+    given = suggestions.begin(db, place, "a", 2, id="o", now=1.0)
+    assert (given.done, given.response["trials"]) == (True, [studies.MOST_TRIALS]), "it goes on with what there is"
 
 
 def rows(db, place):

@@ -148,10 +148,14 @@ def begin(db: Database, place: Place, client: str, count: int, *, id: str, now: 
         study = studies.read(tx, place)
         mine = studies.pending(tx, place, client)[:count]
         mine += studies.take_requested(tx, place, client, count - len(mine), now=now)
-        lacking = count - len(mine)
-        if lacking and not mine:
-            studies.must_take(study, lacking)
-        done = not lacking or study.state != ACTIVE
+        done = len(mine) == count
+        if not done:
+            try:
+                studies.must_take(study, count - len(mine))
+            except errors.FailedPrecondition:
+                if not mine:
+                    raise
+                done = True  # it goes on with what it has
         told = {"kind": SUGGEST, "client": client, "count": count, "done": False, "created": now}
         tx.execute(operations.insert().values(**place._asdict(), id=id, **told))
         made = _read(tx, place.project, place.location, id)
