@@ -14,6 +14,7 @@ PYTHON = "{taxiway.python}"  # the interpreter of the environment
 RUNNERS = "{taxiway.runners}"  # the folder of taxiway/runners
 PORT = "{taxiway.port}"  # a free port on the replica's host
 
+METRIC_FILE = "/tmp/hypertune/output.metrics"  # where cloudml-hypertune writes unless it is told otherwise
 BY_THE_BUS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # CUDA counts GPUs by their speed, unless it is told to
 PRIMARY, EVALUATOR = "master", "evaluator"
 ROLES = (PRIMARY, "parameter_server", "worker", EVALUATOR)  # as TrainingInput's fields begin
@@ -39,6 +40,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     gpus: list[int] = []  # those of the host's that are its alone, as nvidia-smi counts them
     devices: list[str] = []  # their files below /dev
     trial: str = ""  # of a job that tunes: 1, 2, ...
+    metric: str = ""  # what a trial reports, by its name
     gang: str = ""  # the try of a job of several replicas that it belongs to: they share one network
     place: int = 0  # its number among all of those, from 0
 
@@ -84,8 +86,11 @@ def training(
     ports: Sequence[int] = (),
     host: str = "127.0.0.1",
     gang: str = "",
+    trial: Trial | None = None,
 ) -> list[Work]:
     """A job's replicas, the primary first: `python -m module args --job-dir dir`, as the service ran it.
+
+    Those of a trial have its values behind the arguments, and its number behind the folder.
 
     The arguments' order, TF_CONFIG and CLOUD_ML_* are those of the training service (its distributed training page).
     `ports` are free ones on the host, one for each seat; a replica that is alone takes one by itself.
@@ -102,7 +107,9 @@ def training(
     evaluators = sum(seat.role == EVALUATOR for seat in seats)
     works = []
     for index, (seat, place) in enumerate(zip(seats, places, strict=True)):
-        work = _replica(project, number, job, told, place, runtime=runtime, python=python, evaluators=evaluators)
+        work = _replica(
+            project, number, job, told, place, runtime=runtime, python=python, evaluators=evaluators, trial=trial
+        )
         gpus = seat.gpus or ()
         seen = {"CUDA_VISIBLE_DEVICES": ",".join(each.word for each in gpus), **BY_THE_BUS}
         work = msgspec.structs.replace(
@@ -114,6 +121,8 @@ def training(
             variables={**work.variables, **({} if seat.gpus is None else seen)},
             gang=gang if len(seats) > 1 else "",
             place=index,
+            trial=str(trial.number) if trial else "",
+            metric=trial.metric if trial and place.task == MASTER else "",
         )
         works.append(work)
     return works
@@ -138,6 +147,19 @@ def local(told: schemas.TrainingInput, *, project: str, python: str, start_port:
     )
     flags = _safe_path(python)
     return [msgspec.structs.replace(work, command=[*work.command[:2], *flags, *work.command[2:]]) for work in works]
+
+
+class Trial(NamedTuple):
+    """A trial of a job that tunes: its number, its values as arguments, and the name of the metric that it reports."""
+
+    number: int
+    arguments: Sequence[str]
+    metric: str
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What cloudml-hypertune reads, and what the service set beside it; the file is for the replica to say."""
+        return {"CLOUD_ML_TRIAL_ID": str(self.number), "CLOUD_ML_HP_METRIC_TAG": self.metric}
 
 
 class Place(NamedTuple):
@@ -184,14 +206,19 @@ def _replica(
     runtime: str,
     python: str,
     evaluators: int,
+    trial: Trial | None,
 ) -> Work:
-    arguments = [*told.args, *(["--job-dir", told.job_dir] if told.job_dir else [])]
+    folder = f"{told.job_dir.rstrip('/')}/{trial.number}" if told.job_dir and trial else told.job_dir
+    arguments = [*told.args, *(trial.arguments if trial else ()), *(["--job-dir", folder] if folder else [])]
     described = msgspec.to_builtins(told)
     lone = sum(map(len, place.cluster.values())) == 1 and not evaluators
     alone = lone and _estimator_of_two(runtime)
     tf_config = {
         "cluster": {} if alone else place.cluster,
-        "task": {} if alone else {"type": place.role, "index": place.number},
+        "task": {
+            **({} if alone else {"type": place.role, "index": place.number}),
+            **({"trial": str(trial.number)} if trial else {}),
+        },
         "job": described,
         "environment": "cloud",
     }
@@ -212,6 +239,7 @@ def _replica(
             "CLOUD_ML_PROJECT_ID": project,
             "CLOUD_ML_REGION": told.region or "",
             **({} if lone else _rendezvous(place, tf_config)),
+            **(trial.variables if trial else {}),
             **({"PYTHONPATH": f"{RUNNERS}/tensorflow1"} if _is_one(runtime) else {}),
         },
     )

@@ -440,6 +440,7 @@ def open_house(
     kept = blobs.Blobs(configured.blobs)
     kept.sweep(db)
     waiting = Line(db, offered.fitting)
+    searcher = Searcher()
     house = House(
         settings=configured,
         db=db,
@@ -453,9 +454,9 @@ def open_house(
         preflight=Preflight(db, kept, offered),
         line=waiting,
         jail=jail,
-        worker=Worker(db, held, engine, configured, offered, waiting),
+        worker=Worker(db, held, engine, configured, offered, waiting, kept, searcher),
         streams=Streams(db),
-        suggestions=Suggestions(db, Searcher()),
+        suggestions=Suggestions(db, searcher),
     )
     household.write_credentials(db, held, located)
     return house, located

@@ -19,7 +19,7 @@ from taxiway.api.call import SIGNED_IN, Call, Route, within
 from taxiway.api.discovery import Method
 from taxiway.environments import runtimes
 from taxiway.iam import policies, projects
-from taxiway.jobs import queue, selection, story, training, units
+from taxiway.jobs import queue, selection, story, training, tuner, units
 from taxiway.jobs.states import State
 from taxiway.models import copies, registry
 
@@ -171,14 +171,16 @@ def _job(call: Call, job: queue.Job, places: Mapping[int, int] | None = None) ->
             job_position=position,
             labels=job.labels,
             etag=_etag(job.etag),
-            training_output=_output(call, job) if job.ended else None,
+            training_output=_output(call, job) if job.ended or job.training.hyperparameters else None,
         )
     )
 
 
 def _output(call: Call, job: queue.Job) -> schemas.TrainingOutput:
     used = units.consumed(call.house.machines.units(job.training), started=job.started, ended=job.ended)
-    return schemas.TrainingOutput(consumed_ml_units=used)
+    if job.training.hyperparameters is None:
+        return schemas.TrainingOutput(consumed_ml_units=used)
+    return tuner.output(call.house.db, job, consumed=used)
 
 
 # --- models ---

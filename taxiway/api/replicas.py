@@ -13,7 +13,8 @@ from taxiway.compute import attempts, logs, samples
 from taxiway.handles import Exit, Said, Sample
 from taxiway.iam import members
 from taxiway.iam.keys import HOUR
-from taxiway.jobs import queue
+from taxiway.jobs import queue, tuner
+from taxiway.jobs.studies import Place
 from taxiway.jobs.worker import KIND
 
 ATTEMPT = "/taxiway/v1/attempts/{attempt}"
@@ -60,6 +61,20 @@ def sample(call: Call) -> dict[str, Any]:
     return {}
 
 
+def measure(call: Call) -> dict[str, Any]:
+    """Keep what a trial reports of its metric, (step, value) each; what is sent again is kept once."""
+    told = _of(call, "measurements", list[tuple[int, float]])
+
+    def save(tx: sa.Connection) -> None:
+        attempt = attempts.must_live(tx, call.path["attempt"])
+        if attempt.kind == KIND and attempt.trial:
+            place = Place(attempt.project, tuner.LOCATION, attempt.subject)
+            tuner.measure(tx, place, int(attempt.trial), attempt.work["metric"], told, now=call.now)
+
+    call.house.db.write(save)
+    return {}
+
+
 def issue_token(call: Call) -> dict[str, Any]:
     """An access token of the attempt's service account; it dies with the attempt."""
     attempt = attempts.get(call.house.db, call.path["attempt"])
@@ -88,6 +103,7 @@ ROUTES = [
     Route("POST", f"{ATTEMPT}:heartbeat", REPLICA, heartbeat),
     Route("POST", f"{ATTEMPT}:log", REPLICA, say),
     Route("POST", f"{ATTEMPT}:sample", REPLICA, sample),
+    Route("POST", f"{ATTEMPT}:measure", REPLICA, measure),
     Route("POST", f"{ATTEMPT}:token", REPLICA, issue_token),
     Route("POST", f"{ATTEMPT}:finish", REPLICA, finish),
 ]

@@ -165,7 +165,8 @@ class Machines:
         """One for each replica that runs, the primary first, with what it gets of this host, and of the job's GPUs.
 
         CUSTOM runs what it asked for. A named tier keeps at least one of each role, and as many more as there are
-        processors for, in its own proportion; where that is less than it says, so in proportion is the memory.
+        processors for, in its own proportion; where that is less than it says, so in proportion is the memory, which
+        the trials that run at one time have among them.
         """
         roles = self.roles(told)
         counts = {role: roles[role].count for role in plan.ROLES if role in roles}
@@ -173,7 +174,10 @@ class Machines:
             counts = scaled(counts, int(self.host.cpus))
         machines = {role: self._machine(roles[role].type) for role in counts}
         whole = sum(count * machines[role].memory for role, count in counts.items())
-        part = min(1.0, self.host.memory * (1 - KEPT) / whole)
+        beside = (
+            1 if told.scale_tier == CUSTOM or not told.hyperparameters else told.hyperparameters.max_parallel_trials
+        )
+        part = min(1.0, self.host.memory * (1 - KEPT) / (whole * (beside or 1)))
         seats, free = [], list(gpus)
         for role, count in counts.items():
             for _ in range(count):

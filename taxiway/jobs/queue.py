@@ -251,6 +251,11 @@ def move(tx: sa.Connection, project: str, job: str, to: State, *, worker: str | 
     return found
 
 
+def more(attempts: int) -> sa.ColumnElement[int]:
+    """For a change of a job's row: so many attempts more."""
+    return jobs.c.attempts + attempts
+
+
 def touch(tx: sa.Connection, project: str, job: str, *, worker: str, **changes: Any) -> None:
     """Change the row of a job that prepares or runs, by the word of its worker. Raises FailedPrecondition."""
     held = _is(project, job) & (jobs.c.worker == worker)

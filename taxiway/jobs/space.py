@@ -89,6 +89,13 @@ class Space:
         """How many points there are; 0 if nobody can count them."""
         return _product(self.parameters)
 
+    def holds(self, point: Mapping[str, Value]) -> bool:
+        """Whether it is a point of this space, with all its values and no other."""
+        path = list(self.path(point))
+        lacking = any(child.name not in point for parameter, value in path for child in parameter.active(value))
+        lacking |= any(parameter.name not in point for parameter in self.parameters)
+        return len(path) == len(point) and not lacking and all(parameter.holds(value) for parameter, value in path)
+
     def path(self, point: Mapping[str, Value]) -> Iterator[tuple[Parameter, Value]]:
         """The parameters that exist at a point, parents before their children, each with its value.
 

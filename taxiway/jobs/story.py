@@ -46,6 +46,7 @@ class Try(Message, frozen=True, kw_only=True):
 
     attempt: Annotated[Int32, output("1, 2, ...")]
     task: Annotated[str, output("The replica, such as master-replica-0.")]
+    trial: Annotated[str, output("The trial that it works on, of a job that tunes.")] = ""
     restart: Annotated[Int32, output("How often the replica was started again before, within this try of the job.")]
     retry: Annotated[Int32, output("How often the whole job was tried again before.")]
     start_time: Annotated[Timestamp, output("When it was committed.")]
@@ -108,6 +109,7 @@ def _told(attempt: Attempt) -> Try:
     return Try(
         attempt=attempt.number,
         task=attempt.task,
+        trial=attempt.trial,
         restart=attempt.restart,
         retry=attempt.retry,
         start_time=attempt.created,

@@ -159,7 +159,7 @@ def create_trial(
         number = study.made + 1
         add(tx, study, [point], state=state, now=now)
         for each in measured:
-            _measure(tx, place, number, each)
+            measure(tx, place, number, each)
         if state == COMPLETED:
             _complete(tx, study, number, final or _best(measured, study), now=now)
         return read_trial(tx, place, number)
@@ -264,7 +264,7 @@ def add_measurement(
 
     def save(tx: sa.Connection) -> Trial:
         trial = _going(read_trial(tx, place, number), "takes no measurement")
-        _measure(tx, place, number, Measured(step, _elapsed(trial, now), values))
+        measure(tx, place, number, Measured(step, _elapsed(trial, now), values))
         return read_trial(tx, place, number)
 
     return db.write(save)
@@ -405,7 +405,8 @@ def _complete(tx: sa.Connection, study: Study, number: int, final: Measurement, 
     tx.execute(trials.update().where(_is_trial(place, number)).values(**change))
 
 
-def _measure(tx: sa.Connection, place: Place, number: int, measured: Measured) -> None:
+def measure(tx: sa.Connection, place: Place, number: int, measured: Measured) -> None:
+    """Keep the figures of a trial at one moment, whatever its state."""
     figures = {"step": measured.step, "elapsed": measured.elapsed, "figures": dict(measured.values)}
     tx.execute(measurements.insert().values(**place._asdict(), trial=number, **figures))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,7 +13,7 @@ from taxiway import errors, names, schemas
 from taxiway.db.database import Database
 from taxiway.environments import packages, runtimes
 from taxiway.iam import accounts, projects
-from taxiway.jobs import scheduling
+from taxiway.jobs import scheduling, tuner, tuning
 from taxiway.jobs.machines import Machines
 from taxiway.schemas import TrainingInput
 
@@ -22,7 +23,6 @@ PACKAGES = 100  # the service's own limit
 LATER = (  # fields of TrainingInput that are understood and not offered yet
     "enable_web_access",
     "encryption_config",
-    "hyperparameters",
     "network",
 )
 
@@ -46,6 +46,7 @@ def check(db: Database, project: projects.Project, job: schemas.Job, machines: M
     faults += _faults_of_training(told)
     faults += machines.faults(told)
     faults += _faults_of_account(db, project, told.service_account)
+    faults += _faults_of_tuning(db, project, told.hyperparameters)
     runtime = python = ""
     try:
         choice = runtimes.resolve(told.runtime_version or None, told.python_version or None)
@@ -107,6 +108,22 @@ def _faults_of_account(db: Database, project: projects.Project, email: str) -> I
         yield field, f"must be the e-mail address of {whose}; {email[:254]!r} is none. {make}"
     elif found.disabled:
         yield field, f"{email} is disabled. Enable it, or name another one."
+
+
+def _faults_of_tuning(
+    db: Database, project: projects.Project, told: schemas.HyperparameterSpec | None
+) -> Iterator[Fault]:
+    if told is None:
+        return
+    if importlib.util.find_spec("optuna") is None:
+        yield tuning.FIELD, "needs Optuna, which is not installed beside this server: pip install 'taxiway[tuning]'"
+    wrong = list(tuning.faults(told))
+    yield from wrong
+    if told.resume_previous_job_id and not wrong:
+        with db.read() as rows:
+            why = tuner.unresumable(rows, project.id, told)
+        if why:
+            yield f"{tuning.FIELD}.resumePreviousJobId", why
 
 
 def _faults_of_package(uri: str, field: str) -> Iterator[Fault]:

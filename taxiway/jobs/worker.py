@@ -29,8 +29,11 @@ from taxiway.jobs.clock import Clock
 from taxiway.jobs.line import Line
 from taxiway.jobs.machines import Machines
 from taxiway.jobs.queue import Job
+from taxiway.jobs.searcher import Searcher
 from taxiway.jobs.states import State
+from taxiway.jobs.tuner import Tuner
 from taxiway.settings import Settings
+from taxiway.storage.blobs import Blobs
 
 log = logging.getLogger("taxiway.jobs")
 
@@ -50,7 +53,15 @@ class Worker:
     """
 
     def __init__(
-        self, db: Database, keys: Keys, engine: Local, settings: Settings, machines: Machines, waiting: Line
+        self,
+        db: Database,
+        keys: Keys,
+        engine: Local,
+        settings: Settings,
+        machines: Machines,
+        waiting: Line,
+        blobs: Blobs,
+        searcher: Searcher,
     ) -> None:
         self.db, self.keys, self.engine, self.machines, self.line = db, keys, engine, machines, waiting
         self.most = settings.jobs or max(2, (os.cpu_count() or 2) // 2)
@@ -58,6 +69,7 @@ class Worker:
         self._woken = threading.Event()
         self._ending = threading.Event()
         self._pause_s = settings.restart_ms / 1000
+        self._tuner = Tuner(db, blobs, searcher, self, pause_s=self._pause_s)
         self._due: dict[str, float] = {}  # attempts that pause before their start -> until when, on the steady clock
         self._clock = Clock()
         self._renewed: float | None = None  # on the steady clock, as is the next
@@ -149,6 +161,8 @@ class Worker:
                 self._step(job)
         except errors.FailedPrecondition as error:
             log.info("job %s: %s", key[1], error)  # somebody else moved it first
+        except errors.Unavailable as error:
+            log.info("job %s: %s", key[1], error)  # the server ends; the next one goes on
         except Exception:  # noqa: BLE001 - the edge between the worker and one job
             log.error("job %s/%s failed inside the service\n%s", *key, traceback.format_exc())
             self._give_up(key)
@@ -158,8 +172,8 @@ class Worker:
     def _give_up(self, key: tuple[str, str]) -> None:
         try:
             job, tries = queue.get(self.db, *key), self._tries(*key)
-            self._disband(tries, restarts.ERROR, "INTERNAL")
-            self._end(job, State.FAILED, "INTERNAL: the service failed on this job; its log has the traceback.")
+            self.disband(tries, restarts.ERROR, "INTERNAL")
+            self.end(job, State.FAILED, "INTERNAL: the service failed on this job; its log has the traceback.")
         except Exception:  # noqa: BLE001 - the same edge; the next turn tries again
             log.error("job %s/%s could not be ended\n%s", *key, traceback.format_exc())
 
@@ -172,17 +186,22 @@ class Worker:
         """Bring one held job as far as it can go now."""
         tries = self._tries(job.project, job.id)
         if job.state is State.CANCELLING:
-            self._disband(tries, "Cancelled")
-            self._end(job, State.CANCELLED)
+            self.disband(tries, "Cancelled")
+            self.end(job, State.CANCELLED)
         elif self._over(job, tries):
             self.wake()  # it is CANCELLING now
         elif not tries:
-            self._start(job, FIRST, "Waiting for job to be provisioned.", "Waiting for training program to start.")
+            first = ("Waiting for job to be provisioned.", "Waiting for training program to start.")
+            if job.training.hyperparameters is None:
+                self.begin(job, FIRST, *first)
+            else:
+                self.say(job, *first)
+                self._tuner.step(job, tries)
         else:
             going = [each for each in tries if each.live and each.handle]
             for each in going:
                 self._look(each)
-            self._together(self._look, [each for each in tries if each not in going])
+            self._together(self._look, [each for each in tries if each not in going and not each.over])
             self._settle(job, self._tries(job.project, job.id))
 
     def _look(self, attempt: Attempt) -> None:
@@ -210,7 +229,7 @@ class Worker:
             job.training, created=job.created, started=job.started, now=now
         ):
             return False
-        attempt = gangs.primary(tries) if tries else None
+        attempt = gangs.primary(tries) if tries and job.training.hyperparameters is None else None
         ended = self.engine.poll(attempt.handle) if attempt is not None and attempt.handle else None
         if (attempt is not None and attempt.state == "ENDED") or (ended is not None and ended.code != handles.LOST):
             return False
@@ -220,8 +239,8 @@ class Worker:
         """The time by which a job is held to its limits."""
         return self._clock.since(job.created if job.started is None else job.started)
 
-    def _start(self, job: Job, turn: Turn, *why: str, severity: str = "INFO") -> None:
-        """Commit an attempt of each of its replicas, then start them, at once or after their pause."""
+    def begin(self, job: Job, turn: Turn, *why: str, severity: str = "INFO", trial: plan.Trial | None = None) -> None:
+        """Commit an attempt of each replica of a job, or of a trial, then start them, at once or after their pause."""
         project = projects.get(self.db, job.project)
         gpus = [each for each in self.machines.host.gpus if each.index in (job.gpus or ())]
         if gpus:
@@ -238,15 +257,26 @@ class Worker:
             seats=seats,
             ports=self.engine.ports(len(seats)),
             gang=f"{handles.GANG}{uuid.uuid4().hex}",
+            trial=trial,
         )
         identity = job.training.service_account or projects.service_agent(project.number)
-        self._commit(job, works, identity, turn, *why, severity=severity, anew=True)
+        self._commit(job, works, identity, turn, *why, severity=severity, anew=trial is None)
 
-    def _restart(self, job: Job, attempt: Attempt, turn: Turn) -> None:
-        """Commit another attempt of one replica beside the others: at its place, with its work and its addresses."""
-        work = msgspec.convert(attempt.work, plan.Work)
-        why = restarts.announcement(attempt, turn)
-        self._commit(job, [work], attempt.identity, turn, why, severity="WARNING", anew=False)
+    def follow(self, job: Job, tries: Sequence[Attempt], then: gangs.Again) -> None:
+        """Commit what follows an attempt that was lost: another of its replica beside the others, at its place and with
+        its work; or one of each."""
+        why = restarts.announcement(then.attempt, then.turn)
+        if then.all:
+            self.disband(tries, restarts.STOPPED)
+        if then.all and not then.attempt.trial:
+            self.begin(job, then.turn, why, severity="WARNING")
+            return
+        works = [msgspec.convert(each.work, plan.Work) for each in (tries if then.all else [then.attempt])]
+        self._commit(job, works, then.attempt.identity, then.turn, why, severity="WARNING", anew=False)
+
+    def say(self, job: Job, *lines: str, severity: str = "INFO") -> None:
+        """In the job's log."""
+        self.db.write(lambda tx: logs.say(tx, job.project, job.id, *lines, severity=severity, now=time.time()))
 
     def _commit(
         self,
@@ -261,7 +291,7 @@ class Worker:
         now = time.time()
 
         def save(tx: sa.Connection) -> list[Attempt]:
-            change = {"attempts": job.attempts + len(works)}
+            change = {"attempts": queue.more(len(works))}
             if anew:
                 queue.move(tx, job.project, job.id, State.PREPARING, worker=self.name, **change)
             else:
@@ -313,27 +343,27 @@ class Worker:
         if any(not each.live and not each.over for each in tries):
             self.wake()  # it ended in this moment
             return
+        if job.training.hyperparameters is not None:
+            self._tuner.step(job, tries)
+            return
         then = gangs.following(tries, pause_s=self._pause_s, now=time.time())
         if isinstance(then, gangs.Over) and then.well:
-            self._disband(tries, restarts.STOPPED)
+            self.disband(tries, restarts.STOPPED)
             if job.state is State.PREPARING:  # it ended while this server was away
                 started = then.attempt.created if job.started is None else job.started  # the first time counts
                 job = self._move(job, State.RUNNING, started=started)
-            self._end(job, State.SUCCEEDED)
+            self.end(job, State.SUCCEEDED)
         elif isinstance(then, gangs.Over):
-            self._disband(tries, restarts.STOPPED)
-            self._end(job, State.FAILED, restarts.last_words(then.attempt))
+            self.disband(tries, restarts.STOPPED)
+            self.end(job, State.FAILED, restarts.last_words(then.attempt))
         elif then is None:
             return
         elif queue.cancel_if_over(self.db, job.project, job.id, now=self._now(job)):
             self.wake()  # it is CANCELLING now
-        elif then.all:
-            self._disband(tries, restarts.STOPPED)
-            self._start(job, then.turn, restarts.announcement(then.attempt, then.turn), severity="WARNING")
         else:
-            self._restart(job, then.attempt, then.turn)
+            self.follow(job, tries, then)
 
-    def _disband(self, tries: Sequence[Attempt], reason: str, error: str = "") -> None:
+    def disband(self, tries: Sequence[Attempt], reason: str, error: str = "") -> None:
         """End all that still lives of a gang, and its network."""
         for each in tries:
             if each.live:
@@ -371,7 +401,7 @@ class Worker:
         if any(remains.values()):
             log.error("job %s/%s: left of attempt %s: %s", attempt.project, attempt.subject, attempt.id, remains)
 
-    def _end(self, job: Job, to: State, error: str = "") -> None:
+    def end(self, job: Job, to: State, error: str = "") -> None:
         if to is State.SUCCEEDED:
             self._move(job, to, "Finished tearing down training program.", "Job completed successfully.", ended=True)
         elif to is State.FAILED:

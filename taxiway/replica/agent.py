@@ -21,7 +21,7 @@ from taxiway.environments import layers, pythons, runtimes
 from taxiway.environments.progress import Lines, Progress
 from taxiway.handles import Exit
 from taxiway.plan import Work
-from taxiway.replica import disk, family, ground, programs, samples
+from taxiway.replica import disk, family, ground, metrics, programs, samples
 from taxiway.replica.fence import Fence
 from taxiway.replica.ground import Ground
 from taxiway.replica.wire import Wire
@@ -107,7 +107,7 @@ class Agent:
             self.state = "RUNNING"
             self.moved.set()
             followers = [self._follow(self.child.stdout, False), self._follow(self.child.stderr, True)]
-            with samples.taken(self.child, self.wire):
+            with samples.taken(self.child, self.wire), metrics.reported(self.folder, work, self.wire):
                 code = on.returned(self.child.wait())
         on.end()  # a stray that holds the pipe open would keep us here
         for follower in followers:

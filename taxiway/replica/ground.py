@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from taxiway import cgroups, handles
+from taxiway import cgroups, handles, plan
 from taxiway.cgroups import Group
 from taxiway.plan import Work
 from taxiway.replica import family, jail, relay
@@ -120,6 +120,8 @@ def laid(work: Work, identity: str, wire: Wire, *, read: Sequence[Path], python:
         else:
             variables = stack.enter_context(relay.inside(held, work, identity, wire))
             own = {"HOME": jail.HOME, "TMPDIR": "/tmp", "USER": jail.NAME}
+        if work.trial:
+            own["CLOUD_ML_HP_METRIC_FILE"] = f"{folder if held is None else ''}{plan.METRIC_FILE}"
         name = f"{cgroups.PREFIX}{wire.order.attempt}"
         group = cgroups.make(name, memory=memory, cpus=work.cpus, processes=PROCESSES)
         stack.callback(group.remove)

@@ -56,6 +56,10 @@ class Wire:
     def sample(self, taken: list[Sample]) -> None:
         self._own("POST", ":sample", msgspec.json.encode({"samples": taken}))
 
+    def measure(self, measured: list[tuple[int, float]]) -> None:
+        """(step, value) of a trial's metric."""
+        self._own("POST", ":measure", msgspec.json.encode({"measurements": measured}))
+
     def finish(self, ended: Exit) -> None:
         told = {"exitCode": ended.code, "error": ended.error, "reason": ended.reason}
         self._own("POST", ":finish", msgspec.json.encode(told))
