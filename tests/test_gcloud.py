@@ -161,6 +161,43 @@ def test_gcloud_alone_goes_the_whole_way_from_a_package_to_a_fare(gcloud, server
     gcloud("ai-platform", "models", "delete", model)
 
 
+TUNES = """
+trainingInput:
+  hyperparameters:
+    goal: MINIMIZE
+    hyperparameterMetricTag: loss
+    maxTrials: 2
+    params:
+    - {parameterName: rate, type: DOUBLE, minValue: 0.0, maxValue: 1.0, scaleType: UNIT_LINEAR_SCALE}
+"""
+
+
+@pytest.mark.runtime
+def test_gcloud_tunes(gcloud, server, runtime_python, tmp_path):
+    lab = Lab(server.call, server.project, server.address.service_agent).open()
+    (tmp_path / "tune.yaml").write_text(TUNES)
+    job = f"tune_{uuid.uuid4().hex[:8]}"
+    code = (
+        "import hypertune, sys; rate = float(sys.argv[sys.argv.index('--rate') + 1]); print('the rate is', rate);"
+        "hypertune.HyperTune().report_hyperparameter_tuning_metric('loss', rate)"
+    )
+    submit = [
+        *("ai-platform", "jobs", "submit", "training", job, "--region=us-central1", f"--config={tmp_path}/tune.yaml"),
+        *("--module-name=trainer.task", f"--packages=gs://{lab.bucket}/trainer-0.1.tar.gz", "--runtime-version=2.21"),
+        *("--python-version=3.11", "--", "--code", code),
+    ]
+    gcloud(*submit)
+    lines = gcloud("ai-platform", "jobs", "stream-logs", job, "--polling-interval=1")
+    assert "The best of 2 trials is trial " in lines
+    told = json.loads(gcloud("ai-platform", "jobs", "describe", job, "--format=json"))
+    assert told["state"] == "SUCCEEDED"
+    rates = [float(each["hyperparameters"]["rate"]) for each in told["trainingOutput"]["trials"]]
+    assert rates == sorted(rates)
+    for each in told["trainingOutput"]["trials"]:
+        assert f"the rate is {each['hyperparameters']['rate']}" in lines
+        assert each["finalMetric"]["objectiveValue"] == float(each["hyperparameters"]["rate"])
+
+
 @pytest.mark.runtime
 def test_gcloud_asks_for_machines_and_an_account_of_its_own(gcloud, server, runtime_python):
     account = server.call(

@@ -109,7 +109,7 @@ class Preflight:
             *_of_module(told.python_module, seen),
             *_of_requirements(named, seen),
             *self._of_index(told, seen),
-            *_of_arguments(told.python_module, told.args, told.job_dir, seen),
+            *_of_arguments(told.python_module, [*_varied(told), *told.args], told.job_dir, seen),
         ]
         notes = [
             *self.machines.notes(told),
@@ -321,6 +321,11 @@ def _takes(seen: Sequence[Seen]) -> list[str]:
     """The long arguments that the code takes; none if it may take others."""
     found = next((each.found for each in seen if each.path), None)
     return found["takes"] if found and found["closed"] else []
+
+
+def _varied(told: TrainingInput) -> list[str]:
+    """The arguments that a tuning job gives to its trials."""
+    return [f"--{each.parameter_name}" for each in told.hyperparameters.params] if told.hyperparameters else []
 
 
 def _of_arguments(module: str, args: Sequence[str], job_dir: str, seen: Sequence[Seen]) -> Iterator[str]:
