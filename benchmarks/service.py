@@ -52,8 +52,8 @@ class Service:
             self.call("POST", f"/upload/storage/v1/b/{BUCKET}/o", params=query, content=content)
         return f"gs://{BUCKET}/{name}"
 
-    def submit(self, job: str, uri: str, args: list[str], tier: str = "BASIC") -> None:
-        told = {"scaleTier": tier, "region": "us-central1", "runtimeVersion": RUNTIME, "packageUris": [uri]}
+    def submit(self, job: str, uri: str, args: list[str], tier: str = "BASIC", **more: Any) -> None:
+        told = {**more, "scaleTier": tier, "region": "us-central1", "runtimeVersion": RUNTIME, "packageUris": [uri]}
         told |= {"pythonModule": "trainer.task", "args": args}
         self.call("POST", self.jobs, json={"jobId": job, "trainingInput": told})
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import textwrap
+import uuid
 
 import pytest
 import trainers
-from conftest import running
+from conftest import run_cli, running
 from trainers import Lab, until
 
 RATE = {"parameterName": "rate", "type": "DOUBLE", "minValue": 0.0, "maxValue": 1.0, "scaleType": "UNIT_LINEAR_SCALE"}
@@ -198,3 +200,55 @@ def test_a_tuning_job_is_cancelled_with_all_its_trials(lab):
     assert lab.ended(job)["state"] == "CANCELLED"
     assert {each["state"] for each in trials(lab, job)} == {"CANCELLED"}
     assert trainers.processes(job) == []
+
+
+def test_the_command_takes_a_job_from_a_file_and_its_flags_go_before_it(server, lab, tmp_path):
+    (tmp_path / "tune.yaml").write_text(
+        "labels: {owner: ann}\n"
+        "trainingInput:\n  scaleTier: BASIC\n  pythonModule: trainer.other\n  region: us-east1\n"
+        f"  packageUris: [gs://{lab.bucket}/trainer-0.1.tar.gz]\n  scheduling: {{priority: 7, maxRunningTime: 60s}}\n"
+        "  hyperparameters:\n    goal: MINIMIZE\n    hyperparameterMetricTag: loss\n    maxTrials: 2\n"
+        "    params: [{parameterName: units, type: DISCRETE, discreteValues: [1, 2]}]\n"
+    )
+    job = f"tune_{uuid.uuid4().hex[:8]}"
+    words = ["jobs", "submit", "training", job, "--config", str(tmp_path / "tune.yaml")]
+    words += ["--module-name=trainer.task", "--max-running-time=120s", "--labels=phase=try"]
+    code = textwrap.dedent(REPORTS) + "\nreport(loss())\n"
+    ended = run_cli(server, *words, "--format=json", "--stream-logs", "--", "--code", code)
+    assert ended.returncode == 0, ended.stderr
+    assert "The best of 2 trials is trial " in ended.stderr
+    told = lab.get(job)
+    assert (told["state"], told["labels"]) == ("SUCCEEDED", {"owner": "ann", "phase": "try"})
+    asked = told["trainingInput"]
+    assert (asked["pythonModule"], asked["region"]) == ("trainer.task", "us-east1")
+    assert asked["scheduling"] == {"priority": 7, "maxRunningTime": "120s"}
+    shown = json.loads(run_cli(server, "jobs", "describe", job, "--format=json").stdout)
+    assert [each["hyperparameters"]["units"] for each in shown["trainingOutput"]["trials"]] == ["1", "2"]
+    for text, why in (
+        ("[1]", "must hold a job"),
+        ("a: [", "is neither JSON nor YAML"),
+        ("{}", "A job must have packages"),
+    ):
+        (tmp_path / "wrong.yaml").write_text(text)
+        wrong = run_cli(
+            server, "jobs", "submit", "training", job, f"--config={tmp_path}/wrong.yaml", "--module-name=t.t"
+        )
+        assert wrong.returncode == 1
+        assert why in wrong.stderr
+
+
+def test_a_trial_of_several_replicas_is_reported_by_its_primary(lab):
+    code = (
+        REPORTS
+        + """
+    role = json.loads(os.environ["TF_CONFIG"])["task"]["type"]
+    report(loss() if role == "chief" else -5.0)
+    print(role, "of trial", os.environ["CLOUD_ML_TRIAL_ID"])
+    time.sleep(600 if role == "ps" else 0)
+    """
+    )
+    several = {"masterType": "n1-standard-1", "parameterServerType": "n1-standard-1", "parameterServerCount": "1"}
+    job = lab.submit(code, **tuning(maxTrials=2, maxParallelTrials=2), scaleTier="CUSTOM", **several)
+    assert lab.ended(job)["state"] == "SUCCEEDED", lab.said(job)
+    assert all(each["finalMetric"]["objectiveValue"] > 0 for each in trials(lab, job))
+    assert {f"{role} of trial {number}" for role in ("chief", "ps") for number in (1, 2)} <= set(lab.said(job))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from taxiway import errors, names
-from taxiway.cli import client, objects, options, packaging, policies, printing, tail, transfer
+from taxiway.cli import client, configs, objects, options, packaging, policies, printing, tail, transfer
 from taxiway.cli.client import Client
 from taxiway.cli.printing import say
 
@@ -48,7 +48,10 @@ def training(
     job: Annotated[
         str, typer.Argument(metavar="JOB", help="A new id: a letter, then letters, digits and underscores.")
     ],
-    module_name: Annotated[str, typer.Option(help="The module to run, such as trainer.task.")],
+    module_name: Annotated[str | None, typer.Option(help="The module to run, such as trainer.task.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A job as a YAML or JSON file (hyperparameters, ...); flags go before it.")
+    ] = None,
     package_path: Annotated[Path | None, typer.Option(help="Your package: the folder with the __init__.py.")] = None,
     packages: Annotated[
         str | None, typer.Option(help="More packages (.tar.gz, .whl), local or gs://, by commas.")
@@ -57,10 +60,12 @@ def training(
     job_dir: Annotated[
         str | None, typer.Option(help="gs:// folder for what comes of the job; passed as --job-dir.")
     ] = None,
-    region: Annotated[str, typer.Option(envvar="CLOUDSDK_COMPUTE_REGION", help="The region.")] = DEFAULT_REGION,
+    region: Annotated[
+        str | None, typer.Option(envvar="CLOUDSDK_COMPUTE_REGION", help=f"The region (default: {DEFAULT_REGION}).")
+    ] = None,
     scale_tier: Annotated[
-        str, typer.Option(help="BASIC, STANDARD_1, PREMIUM_1, BASIC_GPU, BASIC_TPU or CUSTOM.")
-    ] = "BASIC",
+        str | None, typer.Option(help="BASIC (default), STANDARD_1, PREMIUM_1, BASIC_GPU, BASIC_TPU or CUSTOM.")
+    ] = None,
     master_machine_type: Annotated[str | None, typer.Option(help="With CUSTOM, such as n1-standard-4.")] = None,
     master_accelerator: Annotated[
         str | None, typer.Option(metavar="type=TYPE[,count=N]", help="With CUSTOM, such as type=nvidia-tesla-t4.")
@@ -72,7 +77,9 @@ def training(
     service_account: Annotated[
         str | None, typer.Option(help="The account that your code acts as (default: the project's service agent).")
     ] = None,
-    runtime_version: Annotated[str, typer.Option(help="See: taxiway runtimes list")] = DEFAULT_RUNTIME,
+    runtime_version: Annotated[
+        str | None, typer.Option(help=f"See: taxiway runtimes list (default: {DEFAULT_RUNTIME}).")
+    ] = None,
     python_version: Annotated[str | None, typer.Option(help="Such as 3.11 (default: the runtime's).")] = None,
     labels: Annotated[str | None, typer.Option(metavar="KEY=VALUE,...", help="Labels.")] = None,
     priority: Annotated[
@@ -96,11 +103,29 @@ def training(
     if stream_logs and asynchronous:
         raise typer.BadParameter("--async and --stream-logs cannot both be given")
     names.ml_name(job, "jobId")  # and the module: before anything is uploaded
-    names.python_module(module_name, "trainingInput.pythonModule")
+    told = configs.read(config, "a job: trainingInput, labels") if config else {}
+    wanted = told.get("trainingInput") or {}
+    if not isinstance(wanted, dict):
+        raise errors.InvalidArgument(f"--config: trainingInput of {config} must be an object.")
+    module = module_name or wanted.get("pythonModule") or ""
+    if not module:
+        raise typer.BadParameter("--module-name is required: the module to run, such as trainer.task")
+    names.python_module(module, "trainingInput.pythonModule")
     server = client.connect(project)
-    held = _packages(package_path, packages, module_name)
+    held = _packages(package_path, packages, module)
+    if not held and not wanted.get("packageUris"):
+        raise errors.InvalidArgument("A job must have packages. Give --package-path FOLDER, or --packages FILE,...")
+    staging = _staging(held, staging_bucket, job_dir or wanted.get("jobDir"), job)
     scheduling = _told(priority=priority, maxWaitTime=max_wait_time, maxRunningTime=max_running_time)
-    machines = _told(
+    flags = _told(
+        scaleTier=scale_tier,
+        pythonModule=module_name,
+        region=region,
+        runtimeVersion=runtime_version,
+        pythonVersion=python_version,
+        jobDir=job_dir,
+        args=context.meta[options.REST] or None,
+        scheduling={**(wanted.get("scheduling") or {}), **scheduling} if scheduling else None,
         masterType=master_machine_type,
         masterConfig=_accelerator(master_accelerator),
         workerType=worker_machine_type,
@@ -109,21 +134,12 @@ def training(
         parameterServerCount=parameter_server_count,
         serviceAccount=service_account,
     )
+    usual = {"scaleTier": "BASIC", "region": DEFAULT_REGION, "runtimeVersion": DEFAULT_RUNTIME, "args": []}
+    uris = [*_upload(server, held, staging), *(wanted.get("packageUris") or [])]
     body = {
         "jobId": job,
-        "labels": _labels(labels),
-        "trainingInput": {
-            "scaleTier": scale_tier,
-            "pythonModule": module_name,
-            "region": region,
-            "runtimeVersion": runtime_version,
-            "args": context.meta[options.REST],
-            "packageUris": _upload(server, held, _staging(held, staging_bucket, job_dir, job)),
-            **({"jobDir": job_dir} if job_dir else {}),
-            **({"pythonVersion": python_version} if python_version else {}),
-            **({"scheduling": scheduling} if scheduling else {}),
-            **machines,
-        },
+        "labels": {**(told.get("labels") or {}), **_labels(labels)},
+        "trainingInput": {**usual, **wanted, **flags, "packageUris": uris},
     }
     path = f"/v1/projects/{server.project}/jobs"
     if validate_only:
@@ -311,8 +327,6 @@ def _packages(folder: Path | None, others: str | None, module: str) -> list[pack
     for word in filter(None, (others or "").split(",")):
         path = Path(word)
         held.append(word if objects.is_remote(word) else packaging.Package(path.name, path.read_bytes()))
-    if not held:
-        raise errors.InvalidArgument("A job must have packages. Give --package-path FOLDER, or --packages FILE,...")
     files = [each.rpartition("/")[2] if isinstance(each, str) else each.file for each in held]
     for file in files:
         if files.count(file) > 1:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from taxiway import errors, names
-from taxiway.cli import client, options, printing
+from taxiway.cli import client, configs, options, printing
 from taxiway.cli.client import Client
 from taxiway.cli.models import wait_for
 from taxiway.cli.printing import say
@@ -40,7 +38,7 @@ def create(
     """Begin a study; clients then ask it what to try."""
     server = client.connect(project)
     names.study_id(study, "STUDY")
-    told = _read(config)
+    told = configs.read(config, "a study's configuration: metrics and parameters")
     body = told if "studyConfig" in told or "study_config" in told else {"studyConfig": told}
     made = server.post(_studies(server, region), body, studyId=study)
     for warning in made.get("taxiway", {}).get("warnings", []):
@@ -187,25 +185,6 @@ def optimal(
     server = client.connect(project)
     found = server.post(f"{_study(server, region, study)}/trials:listOptimalTrials", {})
     printing.show_list(found.get("trials", []), COLUMNS, format)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A file that is JSON, else YAML: its reader comes with what studies need, and not with every command."""
-    text = path.read_text(encoding="utf-8")
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        if importlib.util.find_spec("yaml") is None:
-            told = f"--config: {path} is not JSON ({error}), and YAML needs PyYAML: pip install 'taxiway[tuning]'"
-            raise errors.InvalidArgument(told) from error
-        yaml = importlib.import_module("yaml")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as wrong:
-            raise errors.InvalidArgument(f"--config: {path} is neither JSON nor YAML: {wrong}") from wrong
-    if not isinstance(value, dict):
-        raise errors.InvalidArgument(f"--config: {path} must hold a study's configuration: metrics and parameters.")
-    return value
 
 
 def _measurement(metrics: list[str] | None, step: int | None) -> dict[str, Any]:
