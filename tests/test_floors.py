@@ -25,6 +25,7 @@ FLOORS = [  # from the ground up; rooms that share a floor are neighbours
         "hosts",
         "cgroups",
         "handles",
+        "summaries",
         "trees",
         "tunnel",
         "metadata",
