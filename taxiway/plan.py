@@ -93,7 +93,7 @@ def training(
     Those of a trial have its values behind the arguments, and its number behind the folder.
 
     The arguments' order, TF_CONFIG and CLOUD_ML_* are those of the training service (its distributed training page).
-    `ports` are free ones on the host, one for each seat; a replica that is alone takes one by itself.
+    `ports` are free ones on the host, one for each seat; without them a replica, which must be alone, takes one itself.
     """
     tasks = {PRIMARY: _primary(runtime, told), "parameter_server": "ps"}
     cluster: dict[str, list[str]] = {}
@@ -101,7 +101,7 @@ def training(
     for index, seat in enumerate(seats):
         role = tasks.get(seat.role, seat.role)
         addresses = cluster.setdefault(role, []) if seat.role != EVALUATOR else []
-        addresses.append(f"{host}:{ports[index]}" if len(seats) > 1 else f"127.0.0.1:{PORT}")
+        addresses.append(f"{host}:{ports[index]}" if ports else f"127.0.0.1:{PORT}")
         same = sum(each.role == seat.role for each in seats[:index])
         places.append(Place(cluster, role, same))
     evaluators = sum(seat.role == EVALUATOR for seat in seats)
@@ -140,7 +140,7 @@ def local(told: schemas.TrainingInput, *, project: str, python: str, start_port:
     if told.scale_tier == "CUSTOM":
         counts |= {role: getattr(told, f"{role}_count") or 0 for role in ("parameter_server", "worker", EVALUATOR)}
     seats = [Seat(role) for role, count in counts.items() for _ in range(count)]
-    ports = range(start_port, start_port + len(seats))
+    ports = range(start_port, start_port + len(seats)) if told.scale_tier == "CUSTOM" else ()
     runtime = told.runtime_version
     works = training(
         project, 0, "local", told, runtime=runtime, python=python, seats=seats, ports=ports, host="localhost"

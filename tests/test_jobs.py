@@ -567,7 +567,7 @@ def test_a_trainer_for_tensorflow_1_runs_on_a_2_that_has_the_python_asked_for_an
         ({"scaleTier": "HUGE"}, ["trainingInput.scaleTier", "HUGE"]),
         ({"jobDir": "out"}, ["trainingInput.jobDir", "must be gs://BUCKET/OBJECT"]),
         ({"args": "--steps 5"}, ["trainingInput.args"]),
-        ({"hyperparameters": {"goal": "MAXIMIZE", "params": []}}, ["trainingInput.hyperparameters", "not offered yet"]),
+        ({"hyperparameters": {"goal": "MAXIMIZE", "params": []}}, ["trainingInput.hyperparameters.params", "required"]),
         ({"workerCount": "3"}, ["trainingInput.workerCount", "is for scaleTier CUSTOM"]),
         ({"network": "projects/1/global/networks/x"}, ["trainingInput.network", "not offered yet"]),
         ({"pythonModul": "x"}, ["pythonModul", "pythonModule"]),

@@ -255,7 +255,7 @@ class Worker:
             runtime=job.training.runtime_version,
             python=job.training.python_version,
             seats=seats,
-            ports=self.engine.ports(len(seats)),
+            ports=self.engine.ports(len(seats)) if len(seats) > 1 else (),
             gang=f"{handles.GANG}{uuid.uuid4().hex}",
             trial=trial,
         )
