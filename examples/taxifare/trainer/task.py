@@ -3,14 +3,20 @@
 import argparse
 import sys
 
-from trainer import model
+from trainer import model, replicas
 from trainer.rides import BadInput
 
 
 def main(argv=None):
     args = arguments(argv)
     try:
-        model.train_and_evaluate(args)
+        team = replicas.team()
+        if team.idle:
+            print(
+                f"{team.idle} has nothing to do: the chief and the workers train, and the chief evaluates", flush=True
+            )
+            return
+        model.train_and_evaluate(args, team)
     except BadInput as error:
         sys.exit(f"trainer.task: error: {error}")
 
