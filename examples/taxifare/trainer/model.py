@@ -16,8 +16,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import BEGAN, replicas, rides
-from trainer.rides import FEATURES, BadInput
+from trainer import BEGAN, BadInput, replicas, rides
+from trainer.rides import FEATURES
 
 try:
     import tensorboard  # tf.summary cannot write without it

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.rides import BadInput
+from trainer import BadInput
 
 PATIENCE = 600  # seconds for who is not there, or says nothing: a lost replica is started again
 HELLO = struct.Struct("!8sI")  # a worker's first words: MAGIC, its rank
