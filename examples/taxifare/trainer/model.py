@@ -281,8 +281,11 @@ class State(tf.Module):
         # The scales are the same for all, and so is their mean, in float64.
         self.parts = [*scales.variables, *optimizer.variables]
 
-    @tf.function
     def read(self):
+        return self._joined().numpy()
+
+    @tf.function
+    def _joined(self):
         return tf.concat([tf.reshape(part, [-1]) for part in self.parts], 0)
 
     @tf.function(input_signature=[tf.TensorSpec([None])])
