@@ -67,6 +67,66 @@ def test_who_is_in_the_team_is_read_from_tf_config_and_what_is_not_understood_is
         assert sentence.endswith(given)
 
 
+EXCHANGE = """
+import socket, sys, threading
+from trainer import replicas
+team = replicas.Team(("chief 0", "worker 0"), (sys.argv[1], "b:2"), 1)
+order = replicas.Order(10, 5, 0.5)
+
+def work():
+    chief = replicas.Chief(team)
+    for order, numbers in chief.orders():
+        chief.answer(order._replace(rate=0.25), numbers * 2)
+
+with replicas.Workers(team) as workers:
+    try:
+        replicas.Workers(team)
+    except replicas.BadInput as error:
+        print(error)
+    strangers = [socket.create_connection(replicas.host_and_port(sys.argv[1])) for _ in range(3)]
+    strangers[0].sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
+    strangers[1].sendall(replicas.HELLO.pack(replicas.MAGIC, 7))
+    strangers[2].close()
+    worker = threading.Thread(target=work)
+    worker.start()
+    for number in (1.5, -2.0):
+        workers.give(order, [number, 0.0])
+        [(answer, numbers)] = workers.answers([])
+        print(*answer, *numbers)
+    workers.end()
+    worker.join()
+    print(workers.answers(["interrupted"]))
+    replicas.PATIENCE = 1
+    try:
+        workers.answers([])
+    except replicas.BadInput as error:
+        print(error)
+try:
+    next(replicas.Chief(team).orders())
+except replicas.BadInput as error:
+    print(error)
+"""
+
+
+def test_strangers_at_the_chiefs_port_are_sent_away_and_whoever_stays_silent_is_named_after_a_while():
+    address = f"localhost:{free_ports(1)}"
+    command = [sys.executable, "-c", EXCHANGE, address]
+    done = subprocess.run(command, cwd=EXAMPLE, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    taken, *said = done.stdout.splitlines()
+    assert taken.startswith(f"{address}, the chief's address in TF_CONFIG, cannot be had: ")
+    assert re.fullmatch(r"Of [\d.]+ s, \d+% went into orders and the wait for answers", said.pop(3))
+    assert said == [
+        "worker 0 is there",
+        "10 5 0.25 3.0 0.0",
+        "10 5 0.25 -4.0 0.0",
+        "None",
+        "worker 0 is lost; it may come again",
+        "nothing was heard of worker 0 for 1 s: see what the others' logs say",
+        f"the chief's address, {address}, has not answered for 1 s",
+    ]
+
+
 def told(train_data, eval_data, output, steps=STEPS):
     """The trainer's arguments."""
     paths = ["--train_data_paths", train_data, "--eval_data_paths", eval_data, "--output_dir", output]
