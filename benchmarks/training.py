@@ -457,18 +457,18 @@ def replicas(bench: Bench, steps: int) -> None:
         "medians of three, in turn", "examples/s, steady", "whole loop", "seconds, in all", "waits of the chief"
     )
     table.title = f"Replicas: {steps // 4:,} steps of batch {BATCH} in all, on {os.cpu_count()} cores"
-    found: dict[str, list[tuple[float, ...]]] = {}
+    measured: dict[str, list[tuple[float, ...]]] = {}
     words = ("--train_steps", str(steps // 4))
     for number in range(3):
         alone = train(bench, f"alone {number}", *words)
-        found.setdefault("one replica", []).append((*paces([alone]), math.nan))
+        measured.setdefault("one replica", []).append((*paces([alone]), math.nan))
         pair = in_pairs(bench, f"pair {number}", *words)
-        share = float(re.search(r"(\d+)% went into orders", pair.ran.text)[1]) / 100  # type: ignore[index]
-        found.setdefault("a chief and a worker", []).append((*paces([pair]), share))
+        share = float(found(r"(\d+)% went into orders", pair.ran.text)[0]) / 100
+        measured.setdefault("a chief and a worker", []).append((*paces([pair]), share))
         with futures.ThreadPoolExecutor() as pool:
             both = list(pool.map(lambda name: train(bench, name, *words), (f"first {number}", f"second {number}")))
-        found.setdefault("two trainings that know nothing of each other", []).append((*paces(both), math.nan))
-    for name, runs in found.items():
+        measured.setdefault("two trainings that know nothing of each other", []).append((*paces(both), math.nan))
+    for name, runs in measured.items():
         *rates, seconds, share = map(statistics.median, zip(*runs, strict=True))
         cells = [f"{rate:,.0f}" for rate in rates]
         table.add_row(name, *cells, f"{seconds:.1f}", "" if math.isnan(share) else f"{share:.0%}")
