@@ -1,4 +1,7 @@
-"""The taxi-fare trainer: task.py reads the command line, rides.py the files, and model.py learns from them."""
+"""The taxi-fare trainer: task.py reads the command line, rides.py the files, and model.py learns from them.
+
+replicas.py is for several that do so together.
+"""
 
 import contextlib
 import os
@@ -7,6 +10,10 @@ import tempfile
 import time
 
 BEGAN = time.monotonic()  # the first line that says how fast it goes also says what came before
+
+
+class BadInput(Exception):
+    """The data, the output folder or the cluster cannot be used; the message says which, and what to try."""
 
 
 @contextlib.contextmanager
@@ -31,5 +38,3 @@ def quiet():
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only: the training lines are what a person came to see
-with quiet():
-    import tensorflow  # noqa: F401 - model.py and rides.py find it imported

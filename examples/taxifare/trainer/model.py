@@ -1,10 +1,12 @@
 """A neural network that guesses a taxi fare: prepare the rides, train, keep the best weights, export them.
 
 Read it from top to bottom: train_and_evaluate is the whole story, and what it calls follows in the same order.
-Everything that happens once a step happens inside TensorFlow; Python has its turn once in a thousand steps.
+Everything that happens once a step happens inside TensorFlow; Python has its turn once in a thousand steps. If there
+are workers, that is when what all have learned is averaged (replicas.py).
 """
 
 import contextlib
+import functools
 import math
 import signal
 import sys
@@ -14,8 +16,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import BEGAN, rides
-from trainer.rides import FEATURES, BadInput
+from trainer import BEGAN, BadInput, replicas, rides
+from trainer.rides import FEATURES
 
 try:
     import tensorboard  # tf.summary cannot write without it
@@ -34,8 +36,11 @@ PLACES = {  # where a fare has rules of its own, and the middle of most rides: (
 }
 
 
-def train_and_evaluate(args):
-    """Trains until step args.train_steps, from the last checkpoint if there is one, and exports the best weights."""
+def train_and_evaluate(args, team):
+    """Trains until step args.train_steps, from the last checkpoint if there is one, and exports the best weights.
+
+    In a team of several, each takes its part of the steps on its part of the rides; all but the chief write nothing.
+    """
     imported = time.monotonic()
     # One thread: a step of so small a network is over before a second thread has heard of it.
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -43,16 +48,21 @@ def train_and_evaluate(args):
     keras.utils.set_random_seed(args.seed)
 
     train_rides, train_fares = rides.read_rides(args.train_data_paths)
+    own = slice(team.rank, None, team.size)  # all of them, if it is alone
+    if args.train_batch_size > len(train_fares[own]):
+        each = f" for each of {team.size} replicas" if team.size > 1 else ""
+        raise BadInput(
+            f"--train_batch_size {args.train_batch_size} is more than there are rides to train on{each}: give at most "
+            f"{len(train_fares) // team.size}, or more rides"
+        )
+    if team.rank:
+        work(args, team, train_rides, train_fares)
+        return
     eval_rides, eval_fares = rides.read_rides(args.eval_data_paths)
     if args.eval_steps:
         most = args.eval_steps * args.train_batch_size
         eval_rides, eval_fares = eval_rides[:most], eval_fares[:most]
     print(f"{len(train_fares):,} rides to train on, {len(eval_fares):,} to evaluate on", flush=True)
-    if args.train_batch_size > len(train_fares):
-        raise BadInput(
-            f"--train_batch_size {args.train_batch_size} is more than there are rides to train on: give at most "
-            f"{len(train_fares)}, or more rides"
-        )
     read = time.monotonic()
 
     scales = Scales(args.features, train_rides, train_fares)
@@ -64,9 +74,12 @@ def train_and_evaluate(args):
     manager = open_checkpoints(checkpoint, progress, args.output_dir)
 
     batch, steps_a_call = args.train_batch_size, min(LONGEST_CALL, max(1, args.train_steps // 30))
-    features, targets = scales.inputs(train_rides), scales.targets(train_fares)
-    blocks = shuffled_blocks(features, targets, steps_a_call * batch, int(progress.step) * batch, args.seed)
+    steps_each = -(-steps_a_call // team.size)
+    features, targets = scales.inputs(train_rides[own]), scales.targets(train_fares[own])
+    blocks = shuffled_blocks(features, targets, steps_each * batch, int(progress.step) // team.size * batch, args.seed)
     train = train_function(network, scales, optimizer, batch)
+    own_steps = functools.partial(take, blocks=blocks, train=train, batch=batch, replicas=team.size)
+    state = State(scales, optimizer)
     evaluate = evaluate_function(network, scales, eval_rides, eval_fares)
     summaries = Summaries(args.output_dir, network)
     print(
@@ -76,15 +89,17 @@ def train_and_evaluate(args):
     )
 
     saved = time.monotonic()
-    with interrupts() as interrupted:
+    with interrupts() as interrupted, replicas.Workers(team) if team.size > 1 else contextlib.nullcontext() as workers:
         while progress.step < args.train_steps and not interrupted:
-            began = time.monotonic()
-            features, targets = next(blocks)
-            steps = min(steps_a_call, args.train_steps - int(progress.step))
-            rate = learning_rate(args.learning_rate, int(progress.step) / args.train_steps)
-            loss = float(train(features[: steps * batch], targets[: steps * batch], rate, progress.step))
-            progress.step.assign_add(steps)
-            speed = steps * batch / (time.monotonic() - began)
+            began, before = time.monotonic(), int(progress.step)
+            steps = min(steps_each, -(-(args.train_steps - before) // team.size))
+            rate = learning_rate(args.learning_rate, before / args.train_steps)
+            order = replicas.Order(before, steps, rate)
+            loss = together(workers, order, state, own_steps, interrupted) if workers else own_steps(order)
+            if loss is None:
+                break
+            progress.step.assign(min(before + steps * team.size, args.train_steps))
+            speed = steps * team.size * batch / (time.monotonic() - began)
             rmse = float(evaluate())
             if rmse < progress.best_rmse:
                 best.set_weights(network.get_weights())
@@ -96,10 +111,15 @@ def train_and_evaluate(args):
                 flush=True,
             )
             summaries.write(progress.step, *map(tf.constant, (loss, rmse, rate, speed)))
-            if interrupted or progress.step == args.train_steps or time.monotonic() - saved > SAVE_EVERY:
+            if not interrupted and (progress.step == args.train_steps or time.monotonic() - saved > SAVE_EVERY):
                 manager.save(checkpoint_number=progress.step)
                 summaries.flush()
                 saved = time.monotonic()
+        if interrupted:
+            manager.save(checkpoint_number=progress.step)
+            summaries.flush()
+        elif workers:
+            workers.end()
 
     if interrupted:
         print(f"Interrupted at step {int(progress.step)}, saved as {manager.latest_checkpoint}.")
@@ -112,6 +132,51 @@ def train_and_evaluate(args):
         )
     print(f"RMSE: {float(progress.best_rmse):.2f} (best, step {int(progress.best_step)})")
     print(f"Exported to {export(scales, best, args.output_dir)}", flush=True)
+
+
+def together(workers, order, state, own_steps, interrupted):
+    """A round of all replicas; returns the mean loss. None if it was interrupted, and all is as it was before."""
+    before = state.read()
+    workers.give(order, before)
+    losses, states = [own_steps(order)], [state.read()]
+    answers = workers.answers(interrupted)
+    if answers is None:
+        state.write(before)
+        return None
+    for answer, numbers in answers:
+        losses.append(answer.rate)
+        states.append(numbers)
+    state.write(np.mean(states, axis=0, dtype=np.float64))
+    return float(np.mean(losses))
+
+
+def work(args, team, train_rides, train_fares):
+    """Takes steps with the chief until it says that all are taken. What its orders do not bring is not kept."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing has to be saved
+    scales = Scales(args.features, train_rides, train_fares)
+    network = build_network(args.hidden_units, scales.width)
+    optimizer = Adam(network.trainable_variables)
+    state, train = State(scales, optimizer), train_function(network, scales, optimizer, args.train_batch_size)
+    train_rides, train_fares = train_rides[team.rank :: team.size], train_fares[team.rank :: team.size]
+    print(f"{team.names[team.rank]}: {len(train_fares):,} rides to train on, with {team.addresses[0]}", flush=True)
+    chief, following = replicas.Chief(team), None
+    for order, numbers in chief.orders():
+        state.write(numbers)
+        if order.step != following:  # the first, or the chief has gone back to a checkpoint
+            features, targets = scales.inputs(train_rides), scales.targets(train_fares)
+            skipped = order.step // team.size * args.train_batch_size
+            blocks = shuffled_blocks(features, targets, order.steps * args.train_batch_size, skipped, args.seed)
+        loss = take(order, blocks, train, args.train_batch_size, team.size)
+        following = order.step + order.steps * team.size
+        chief.answer(order._replace(rate=loss), state.read())
+    print("The chief says that it is over", flush=True)
+
+
+def take(order, blocks, train, batch, replicas):
+    """Takes the order's steps on the next block; returns their mean loss."""
+    features, targets = next(blocks)
+    rows = order.steps * batch
+    return float(train(features[:rows], targets[:rows], order.rate, order.step // replicas))
 
 
 class Scales(tf.Module):
@@ -206,6 +271,28 @@ class Adam(tf.Module):
                 var=variable.handle, m=mean.handle, v=square.handle, **powers,
                 lr=rate, beta1=beta1, beta2=beta2, epsilon=1e-7, grad=gradient,
             )  # fmt: skip
+
+
+class State(tf.Module):
+    """All that the steps of a replica depend on, its rides apart, as one vector of float32."""
+
+    def __init__(self, scales, optimizer):
+        super().__init__()
+        # The scales are the same for all, and so is their mean, in float64.
+        self.parts = [*scales.variables, *optimizer.variables]
+
+    def read(self):
+        return self._joined().numpy()
+
+    @tf.function
+    def _joined(self):
+        return tf.concat([tf.reshape(part, [-1]) for part in self.parts], 0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None])])
+    def write(self, numbers):
+        sizes = [part.shape.num_elements() for part in self.parts]
+        for part, new in zip(self.parts, tf.split(numbers, sizes), strict=True):
+            part.assign(tf.reshape(new, part.shape))
 
 
 class Progress(tf.Module):

@@ -10,15 +10,13 @@ import sys
 import numpy as np
 import tensorflow as tf
 
+from trainer import BadInput
+
 LABEL = "fare_amount"  # US dollars
 FEATURES = ["pickuplon", "pickuplat", "dropofflon", "dropofflat", "passengers"]  # degrees, and a count
 COLUMNS = [LABEL, *FEATURES, "key"]  # the files have no header; the key is not used
 DEFAULTS = [0.0, -74.0, 40.0, -74.0, 40.7, 1.0]  # stand in for an empty field, as in the 2018 lab
 LARGEST = 1e6  # no fare, degree or count is larger, and neither NaN nor infinity is smaller
-
-
-class BadInput(Exception):
-    """The data or the output folder cannot be used; the message says which, and what to try."""
 
 
 def read_rides(patterns):

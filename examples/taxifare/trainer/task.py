@@ -1,16 +1,22 @@
 """The command line of the taxi-fare trainer: python -m trainer.task --help."""
 
 import argparse
+import importlib
 import sys
 
-from trainer import model
-from trainer.rides import BadInput
+from trainer import BadInput, quiet, replicas
 
 
 def main(argv=None):
     args = arguments(argv)
     try:
-        model.train_and_evaluate(args)
+        team = replicas.team()
+        if team.idle:
+            print(f"{team.idle} has nothing to do: the chief and the workers train, and the chief evaluates")
+            return
+        with quiet():  # what needs no TensorFlow is told before it is imported, which takes seconds
+            model = importlib.import_module("trainer.model")
+        model.train_and_evaluate(args, team)
     except BadInput as error:
         sys.exit(f"trainer.task: error: {error}")
 
