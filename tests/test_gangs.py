@@ -23,7 +23,7 @@ from taxiway.schemas import TrainingInput
 NOW = 1000.0
 
 
-def at(task, code=None, *, end=NOW - 1, live=False, **more):
+def at(task, code=None, *, end=NOW - 3, live=False, **more):
     """An attempt of a replica, which has ended at a time, or lives."""
     made = dataclasses.replace(
         ended(code, **more), id=task, task=f"{task.split()[0]}-replica-{[*task.split(), '0'][1]}"
@@ -69,15 +69,33 @@ def test_a_lost_replica_alone_is_started_again_and_after_five_times_all_of_them(
     assert following(master, last) == Over(last, well=False)
 
 
-def test_an_error_soon_after_a_peer_was_lost_is_taken_for_its_consequence_a_few_times():
+def test_an_error_is_judged_when_the_loss_that_led_to_it_had_time_to_be_reported():
+    error = at("master", 1, end=NOW - gangs.LATE_S / 2)
+    assert following(error, at("worker", live=True)) is None
+    lost = at("worker", 137, end=NOW)
+    assert following(error, lost) == Again(error, Turn(1, 0, 0.5), all=True)
+    assert following(error) == Over(error, well=False)  # nobody is beside it
+
+
+@pytest.mark.parametrize("code", [1, gangs.ABORTED])
+def test_an_error_soon_after_a_peer_was_lost_is_taken_for_its_consequence_and_all_start_again_together(code):
     lost, again = at("worker", 137), at("worker", live=True, restart=1)
     again = dataclasses.replace(again, created=NOW - 10)
-    for peer in (lost, again):
-        error = at("master", 1)
-        found = following(error, peer)
-        assert (found.attempt, found.turn, found.all) == (error, Turn(1, 0, 0.5), False)
+    error = at("master", code)
+    for peer in (lost, again):  # as one restart, whether the lost one was started again before or not
+        assert following(error, peer, at("ps", live=True)) == Again(error, Turn(1, 0, 0.5), all=True)
+    anew = dataclasses.replace(at("master", code, restart=1), created=NOW - 10)
+    assert following(anew, again) == Again(anew, Turn(2, 0, 1.0), all=True)  # nobody was lost since
+    lost_again = dataclasses.replace(again, restart=2)
+    assert following(anew, lost_again) == Again(anew, Turn(2, 0, 1.0), all=True)
+
+
+def test_together_they_start_five_times_and_what_comes_late_is_an_error_of_its_own():
+    again = dataclasses.replace(at("worker", live=True, restart=1), created=NOW - 10)
     worn = at("master", 1, restart=restarts.RESTARTS)
     assert following(worn, again) == Over(worn, well=False)
+    lost = at("worker", 137, restart=restarts.RESTARTS)
+    assert following(worn, lost) == Again(lost, Turn(0, 1, 15.0), all=True)  # for the loss there are retries
     long_ago = dataclasses.replace(again, created=NOW - gangs.SHAKEN_S - 10)
     assert following(at("master", 1), long_ago) == Over(at("master", 1), well=False)
 

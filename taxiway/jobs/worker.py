@@ -329,7 +329,8 @@ class Worker:
             self.wake()  # it is CANCELLING now
         elif then.all:
             self._disband(tries, restarts.STOPPED)
-            self._start(job, then.turn, restarts.announcement(then.attempt, then.turn), severity="WARNING")
+            why = restarts.announcement(then.attempt, then.turn, all_of=len(tries))
+            self._start(job, then.turn, why, severity="WARNING")
         else:
             self._restart(job, then.attempt, then.turn)
 
