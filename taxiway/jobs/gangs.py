@@ -3,8 +3,8 @@
 One replica is a gang of one. When its primary has ended well the job has, whatever the others still do: parameter
 servers never end by themselves, and workers need not. A replica that was lost is started again under its name while the
 others go on, as they can where parameters are served. Where each step is everybody's they cannot: a program that loses
-a peer ends with an error of its own, which therefore counts as a loss within a while. Then all start again together, and
-that is one restart: one by one they would meet what is left of the last try, and wait for it without end.
+a peer ends with an error of its own, which therefore counts as a loss within a while. Then all start again together,
+and that is one restart: one by one they would meet what is left of the last try, and wait for it without end.
 Source: https://cloud.google.com/ai-platform/training/docs/distributed-training-details
 """
 
@@ -86,8 +86,9 @@ def _shaken(attempt: Attempt, tries: Sequence[Attempt]) -> bool:
     for each in tries:
         if each.id == attempt.id:
             continue
-        lost = _end(each) if not each.live and restarts.reason(each) in restarts.AGAIN else None
-        lost = each.created if each.restart else lost
+        lost = each.created if each.restart else None
+        if not each.live and restarts.reason(each) in restarts.AGAIN:
+            lost = _end(each)
         if lost is not None and -restarts.LONGEST_S < _end(attempt) - lost < SHAKEN_S:
             return True
     return False
