@@ -90,6 +90,17 @@ def test_an_error_soon_after_a_peer_was_lost_is_taken_for_its_consequence_and_al
     assert following(anew, lost_again) == Again(anew, Turn(2, 0, 1.0), all=True)
 
 
+def test_behind_a_primary_that_was_lost_all_start_again_together():
+    lost, worker = at("master", 137), at("worker", live=True)
+    assert following(lost, worker) == Again(lost, Turn(1, 0, 0.5), all=True)
+    worn = at("master", 137, restart=restarts.RESTARTS)
+    assert following(worn, worker) == Again(worn, Turn(0, 1, 15.0), all=True)
+    for attempt, behind in ((lost, ""), (at("worker", 1), " A replica beside it was lost before, so")):
+        said = restarts.announcement(attempt, Turn(1, 0, 0.5), all_of=3)
+        assert said.endswith(" All 3 start again together in 0.5 s: restart 1 of 5.")
+        assert ("A replica beside it" in said) == bool(behind)
+
+
 def test_together_they_start_five_times_and_what_comes_late_is_an_error_of_its_own():
     again = dataclasses.replace(at("worker", live=True, restart=1), created=NOW - 10)
     worn = at("master", 1, restart=restarts.RESTARTS)
@@ -321,13 +332,15 @@ def test_a_gang_outlives_its_server_and_the_agent_of_any_of_its_replicas(start_s
     lab.call = server.call
     assert lab.get(job)["state"] == "RUNNING"
     assert {each["attempt"] for each in lab.get(job)["taxiway"]["attempts"]} == {1}  # all were adopted
-    for task in ("master-replica-0", "worker-replica-0", "ps-replica-0", "worker-replica-1"):
-        agent = agent_of(server.home, task)
-        agent.kill()
+    for task in ("worker-replica-0", "ps-replica-0", "worker-replica-1", "master-replica-0"):
+        agent_of(server.home, task).kill()
         again = until(lambda task=task: [each for each in running_tries(lab, job) if each["task"] == task])
         assert [each["attempt"] for each in again] == [2]
         begun = f"{task.split('-')[0].replace('master', 'chief')} {task[-1]} beats 1"
         until(lambda task=task, begun=begun: lab.said(job, task).count(begun) == 2)
+    tries = [each["attempt"] for each in running_tries(lab, job)]
+    assert sorted(tries) == [2, 3, 3, 3]  # behind the primary all began again
+    lab.until_state(job, "RUNNING")
     assert lab.get(job)["state"] == "RUNNING"
     lab.cancel(job)
     assert lab.ended(job)["state"] == "CANCELLED"

@@ -4,7 +4,8 @@ One replica is a gang of one. When its primary has ended well the job has, whate
 servers never end by themselves, and workers need not. A replica that was lost is started again under its name while the
 others go on, as they can where parameters are served. Where each step is everybody's they cannot: a program that loses
 a peer ends with an error of its own, which therefore counts as a loss within a while. Then all start again together,
-and that is one restart: one by one they would meet what is left of the last try, and wait for it without end.
+as they do behind a primary that was lost, and that is one restart: one by one they were seen to meet what is left of
+the last try, and to wait for it without end (TensorFlow 2.21: a worker for its chief, a chief for its old servers).
 Source: https://cloud.google.com/ai-platform/training/docs/distributed-training-details
 """
 
@@ -64,7 +65,7 @@ def following(tries: Sequence[Attempt], *, pause_s: float, now: float) -> Again 
     down = [
         each for each in tries if not each.live and restarts.reason(each) not in (restarts.COMPLETED, restarts.STOPPED)
     ]
-    shaken = [each for each in down if _shaken(each, tries)]
+    shaken = [each for each in down if each is first or _shaken(each, tries)]
     if shaken and (turn := restarts.together(shaken[0], tries, pause_s)):
         return Again(shaken[0], turn, all=True)
     if not down:

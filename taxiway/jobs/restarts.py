@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taxiway import handles
+from taxiway import handles, plan
 from taxiway.compute.attempts import Attempt, Turn, word
 
 RESTARTS = 5
@@ -43,7 +43,8 @@ def following(attempt: Attempt, pause_s: float) -> Turn | None:
 
 
 def together(attempt: Attempt, tries: Sequence[Attempt], pause_s: float) -> Turn | None:
-    """The turn of all of a gang, when `attempt` failed because another was lost; None if it was the last.
+    """The turn of all of a gang, when `attempt` failed because another was lost, or is the primary and was lost itself;
+    None if they had the last.
 
     It is the same restart as that of the one that was lost, if that has had it by now.
     """
@@ -57,7 +58,8 @@ def announcement(attempt: Attempt, turn: Turn, *, all_of: int = 1) -> str:
     """The line of the job's log that says why its replica starts again, or `all_of` them, and which time that is."""
     when = f"in {turn.pause:.1f} s" if turn.pause >= 0.1 else "at once"
     if turn.restart and all_of > 1:
-        why = f"{how(attempt)} A replica beside it was lost before, so this is taken for a consequence."
+        behind = " A replica beside it was lost before, so this is taken for a consequence."
+        why = f"{how(attempt)}{'' if attempt.task == plan.MASTER and reason(attempt) in AGAIN else behind}"
         return f"{why} All {all_of} start again together {when}: restart {turn.restart} of {RESTARTS}."
     if turn.restart:
         return f"{how(attempt)} It starts again {when}: restart {turn.restart} of {RESTARTS}."
