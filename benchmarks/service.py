@@ -52,9 +52,9 @@ class Service:
             self.call("POST", f"/upload/storage/v1/b/{BUCKET}/o", params=query, content=content)
         return f"gs://{BUCKET}/{name}"
 
-    def submit(self, job: str, uri: str, args: list[str], tier: str = "BASIC") -> None:
+    def submit(self, job: str, uri: str, args: list[str], tier: str = "BASIC", **machines: str) -> None:
         told = {"scaleTier": tier, "region": "us-central1", "runtimeVersion": RUNTIME, "packageUris": [uri]}
-        told |= {"pythonModule": "trainer.task", "args": args}
+        told |= {"pythonModule": "trainer.task", "args": args, **machines}
         self.call("POST", self.jobs, json={"jobId": job, "trainingInput": told})
 
     def follow(self, job: str) -> tuple[list[dict[str, str]], dict[str, Any]]:

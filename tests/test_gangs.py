@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import socket
 
 import psutil
 import pytest
@@ -77,7 +78,7 @@ def test_an_error_is_judged_when_the_loss_that_led_to_it_had_time_to_be_reported
     assert following(error) == Over(error, well=False)  # nobody is beside it
 
 
-@pytest.mark.parametrize("code", [1, gangs.ABORTED])
+@pytest.mark.parametrize("code", [1, restarts.ABORTED])
 def test_an_error_soon_after_a_peer_was_lost_is_taken_for_its_consequence_and_all_start_again_together(code):
     lost, again = at("worker", 137), at("worker", live=True, restart=1)
     again = dataclasses.replace(again, created=NOW - 10)
@@ -345,6 +346,41 @@ def test_a_gang_outlives_its_server_and_the_agent_of_any_of_its_replicas(start_s
     lab.cancel(job)
     assert lab.ended(job)["state"] == "CANCELLED"
     assert list((server.home / "attempts").iterdir()) == []
+    assert trainers.processes(job) == []
+
+
+def test_an_address_that_another_program_took_is_told_and_left_to_it(start_server, runtime_python):
+    server = start_server(TAXIWAY_JAIL="off")
+    lab = Lab(server.call, server.project, server.address.service_agent).open()
+    job = lab.submit(MEETS + "    print('at', port, flush=True)\n    time.sleep(600)\n", **GANG)
+    lab.until_state(job, "RUNNING")
+    host, port = "127.0.0.1", int(until(lambda: places(lab, job))[0].split()[1])
+    victim = next(
+        each for each in trainers.processes(job) if PLACE_OF["worker-replica-1"] in each.environ()["TF_CONFIG"]
+    )
+    victim.send_signal(signal.SIGKILL)
+    with until(lambda: listening(host, port)):
+        until(lambda: len(places(lab, job)) == 2)
+    assert places(lab, job)[1] != f"at {port}"
+    story = lab.said(job, "service")
+    assert any(
+        f"The address {host}:{port} of the replica worker 1 is not free: Address already" in each for each in story
+    )
+    assert sorted(each["attempt"] for each in running_tries(lab, job)) == [2, 2, 2, 3]
+    lab.cancel(job)
+    assert lab.ended(job)["state"] == "CANCELLED"
+
+
+def listening(host, port):
+    try:
+        return socket.create_server((host, port))
+    except OSError:
+        return None
+
+
+def test_a_gang_that_waits_for_what_never_comes_ends_with_its_time(lab):
+    job = lab.submit("import time\ntime.sleep(600)", **{**GANG, "scheduling": {"maxRunningTime": "3s"}})
+    assert lab.ended(job)["state"] == "CANCELLED"
     assert trainers.processes(job) == []
 
 

@@ -6,24 +6,22 @@ others go on, as they can where parameters are served. Where each step is everyb
 a peer ends with an error of its own, which therefore counts as a loss within a while. Then all start again together,
 as they do behind a primary that was lost, and that is one restart: one by one they were seen to meet what is left of
 the last try, and to wait for it without end (TensorFlow 2.21: a worker for its chief, a chief for its old servers).
+Each time they have new addresses; so they do where one of these was taken by another program of the host.
 Source: https://cloud.google.com/ai-platform/training/docs/distributed-training-details
 """
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from taxiway import plan
-from taxiway.compute import attempts
 from taxiway.compute.attempts import Attempt, Turn
 from taxiway.jobs import restarts
 
 GRACE_S = 5.0  # for workers and evaluators to end by themselves behind their primary
 SHAKEN_S = 300.0  # after a loss, in which an error of another replica is taken for its consequence
 LATE_S = 2.0  # by which the report of a loss may come after that of an error it led to
-ABORTED = attempts.SIGNALLED + signal.SIGABRT  # TensorFlow's own end when its coordinator is gone: a program's own word
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,9 @@ def following(tries: Sequence[Attempt], *, pause_s: float, now: float) -> Again 
     down = [
         each for each in tries if not each.live and restarts.reason(each) not in (restarts.COMPLETED, restarts.STOPPED)
     ]
-    shaken = [each for each in down if each is first or _shaken(each, tries)]
+    shaken = [
+        each for each in down if each is first or restarts.reason(each) == restarts.ADDRESS or _shaken(each, tries)
+    ]
     if shaken and (turn := restarts.together(shaken[0], tries, pause_s)):
         return Again(shaken[0], turn, all=True)
     if not down:
@@ -82,7 +82,7 @@ def role(attempt: Attempt) -> str:
 
 def _shaken(attempt: Attempt, tries: Sequence[Attempt]) -> bool:
     """Whether it ended by itself and not well, and another one of them was lost shortly before."""
-    if restarts.reason(attempt) != restarts.ERROR and attempt.exit_code != ABORTED:
+    if restarts.reason(attempt) != restarts.ERROR and attempt.exit_code != restarts.ABORTED:
         return False
     for each in tries:
         if each.id == attempt.id:

@@ -9,19 +9,21 @@ https://cloud.google.com/ai-platform/training/docs/overview
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
-from taxiway import handles, plan
-from taxiway.compute.attempts import Attempt, Turn, word
+from taxiway import handles
+from taxiway.compute.attempts import SIGNALLED, Attempt, Turn, word
 
 RESTARTS = 5
 RETRIES = 3
 LONGEST_S = 15.0  # between an end and the next start
 MOST = (RESTARTS + 1) * (RETRIES + 1)
 COMPLETED, ERROR, SIGNAL, LOST = "Completed", "Error", "Signal", "Lost"
-OOM, DISK = handles.OOM, handles.DISK
+OOM, DISK, ADDRESS = handles.OOM, handles.DISK, handles.ADDRESS
+ABORTED = SIGNALLED + signal.SIGABRT  # how TensorFlow ends itself when its coordinator is gone
 STOPPED = "Stopped"  # by the service, because its job was over or began anew
-AGAIN = (SIGNAL, OOM, LOST)
+AGAIN = (SIGNAL, OOM, LOST, ADDRESS)
 
 
 def reason(attempt: Attempt) -> str:
@@ -43,8 +45,7 @@ def following(attempt: Attempt, pause_s: float) -> Turn | None:
 
 
 def together(attempt: Attempt, tries: Sequence[Attempt], pause_s: float) -> Turn | None:
-    """The turn of all of a gang, when `attempt` failed because another was lost, or is the primary and was lost itself;
-    None if they had the last.
+    """The turn of all of a gang, when `attempt` takes the others with it: None if they had the last.
 
     It is the same restart as that of the one that was lost, if that has had it by now.
     """
@@ -59,7 +60,7 @@ def announcement(attempt: Attempt, turn: Turn, *, all_of: int = 1) -> str:
     when = f"in {turn.pause:.1f} s" if turn.pause >= 0.1 else "at once"
     if turn.restart and all_of > 1:
         behind = " A replica beside it was lost before, so this is taken for a consequence."
-        why = f"{how(attempt)}{'' if attempt.task == plan.MASTER and reason(attempt) in AGAIN else behind}"
+        why = f"{how(attempt)}{'' if reason(attempt) in AGAIN and attempt.exit_code != ABORTED else behind}"
         return f"{why} All {all_of} start again together {when}: restart {turn.restart} of {RESTARTS}."
     if turn.restart:
         return f"{how(attempt)} It starts again {when}: restart {turn.restart} of {RESTARTS}."
