@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import threading
-import time
+import uuid
 
 import pytest
 import trainers
@@ -17,7 +15,6 @@ from taxiway.environments import runtimes
 
 pytestmark = pytest.mark.runtime
 
-STEPS = 60
 CLUSTER = {"scaleTier": "CUSTOM", "masterType": "n1-standard-1", "workerType": "n1-standard-1"}
 SERVED = {"parameterServerType": "n1-standard-1", "parameterServerCount": "1"}
 
@@ -79,7 +76,7 @@ def lab(tmp_path_factory, runtime_python, jailed):
 def run(lab, name, trainer, *args, **told):
     package = lab.put(f"{name}/trainer-0.1.tar.gz", sdist({**FILES, "trainer/task.py": trainer}))
     asked = {**CLUSTER, "packageUris": [package], "args": list(args), **told}
-    asked.setdefault("jobDir", f"gs://{lab.bucket}/{name}-{time.monotonic_ns()}")
+    asked.setdefault("jobDir", f"gs://{lab.bucket}/{uuid.uuid4().hex}")
     return lab.submit("", **asked)
 
 
@@ -108,30 +105,20 @@ def starts(lab, job):
     return {task: tasks.count(task) for task in dict.fromkeys(tasks)}
 
 
-def show(lab, job):
-    print(
-        "\n".join(
-            f"{each['timestamp'][11:23]} {each['resource']['labels']['task_name']}: {each['jsonPayload']['message']}"
-            for each in lab.entries(job)
-        )
-    )
-
-
 def succeeded(lab, job):
-    try:
-        told = lab.ended(job)
-    except AssertionError:
-        show(lab, job)
-        raise
-    show(lab, job)
+    told = lab.ended(job)
     assert told["state"] == "SUCCEEDED", "\n".join(lab.said(job)[-60:])
-    return told
+
+
+def went_on(lab, job):
+    """Whether it began again, and not from the beginning."""
+    return any(line.startswith("from ") and not line.startswith("from 0") for line in lab.said(job))
 
 
 def test_mirrored_workers_train_as_one(lab):
-    job = run(lab, "mirrored", MIRRORED, f"--steps={STEPS}"[:7], str(STEPS), workerCount="1")
+    job = run(lab, "mirrored", MIRRORED, "--steps", "60", workerCount="1")
     succeeded(lab, job)
-    assert lab.printed(job)[-1].startswith(f"done: {STEPS} steps")
+    assert lab.printed(job)[-1].startswith("done: 60 steps")
     assert set(starts(lab, job).values()) == {1}
 
 
@@ -140,11 +127,9 @@ def test_mirrored_workers_train_as_one(lab):
 def test_mirrored_workers_go_on_from_the_checkpoint_when_one_is_lost(lab, workers):
     job = run(lab, "mirrored", MIRRORED, "--steps", "200", workerCount=str(workers))
     lab.until_said(job, "step 50")
-    begun = time.monotonic()
     kill(job, "worker", workers - 1)
     succeeded(lab, job)
-    print("after the kill", time.monotonic() - begun, starts(lab, job))
-    assert any(line.startswith("from ") and not line.startswith("from 0 ") for line in lab.said(job))
+    assert went_on(lab, job)
 
 
 # The chief hands out steps; workers and the parameter server only wait to be asked.
@@ -195,13 +180,11 @@ print("done: {} steps, weight {:.2f}".format(int(step.numpy()), float(weight.num
 
 
 def test_a_coordinator_trains_with_workers_and_a_parameter_server_and_goes_on_without_one_of_them(lab):
-    job = run(lab, "served", SERVED_BY, "--steps", "150", workerCount="2", **SERVED)
-    lab.until_said(job, "step 50")
-    begun = time.monotonic()
+    job = run(lab, "served", SERVED_BY, "--steps", "80", workerCount="2", **SERVED)
+    lab.until_said(job, "step 20")
     kill(job, "worker", 1)
     succeeded(lab, job)
-    print("after the kill", time.monotonic() - begun, starts(lab, job))
-    assert lab.printed(job)[-1].startswith("done: 150 steps")
+    assert lab.printed(job)[-1].startswith("done: 80 steps")
     assert lab.printed(job).count("from 0") == 1
 
 
@@ -209,14 +192,11 @@ def test_a_coordinator_trains_with_workers_and_a_parameter_server_and_goes_on_wi
 def test_a_coordinator_goes_on_from_its_checkpoint_when_the_parameters_or_itself_are_lost(lab):
     job = run(lab, "served", SERVED_BY, "--steps", "250", workerCount="1", **SERVED)
     lab.until_said(job, "step 50")
-    begun = time.monotonic()
     kill(job, "ps")
     until(lambda: [line for line in lab.said(job) if line.startswith("from ")][1:])
-    print("from again", time.monotonic() - begun, starts(lab, job))
     lab.until_said(job, "step 120")
     kill(job, "chief")
     succeeded(lab, job)
-    print("after the kill", time.monotonic() - begun, starts(lab, job))
     assert lab.printed(job)[-1].startswith("done: 250 steps")
 
 
@@ -256,7 +236,8 @@ while step < steps:
     if step % 10 == 0:
         if rank == 0:
             with files.open(where, "wb") as file:
-                torch.save({"step": step, "model": model.module.state_dict(), "optimizer": optimizer.state_dict()}, file)
+                state = {"model": model.module.state_dict(), "optimizer": optimizer.state_dict()}
+                torch.save({"step": step, **state}, file)
         print("step", step, flush=True)
 torch.distributed.barrier()
 print("done: {} steps, loss {:.3f}".format(step, loss.item()), flush=True)
@@ -277,31 +258,50 @@ def test_data_parallel_pytorch_goes_on_from_its_checkpoint_when_one_is_lost(lab,
     built("pytorch-2.15")
     job = run(lab, "torch", TORCH, "--steps", "200", workerCount="2", runtimeVersion="pytorch-2.15")
     lab.until_said(job, "step 50")
-    begun = time.monotonic()
     role, number = victim.split()
     kill(job, role, int(number))
     succeeded(lab, job)
-    print("after the kill", time.monotonic() - begun, starts(lab, job))
     assert lab.printed(job)[-1].startswith("done: 200 steps")
-    assert any(line.startswith("from ") and not line.startswith("from 0 ") for line in lab.said(job))
+    assert went_on(lab, job)
+
+
+# What TensorFlow 2.15 has left of TensorFlow 1's names.
+COMPATIBLE = {
+    name: text.replace("import tensorflow as tf\n", "import tensorflow.compat.v1 as tf\n")
+    for name, text in ESTIMATOR.items()
+}
+ALL_BUT_ONE = {"master-replica-0": 1, "ps-replica-0": 1, "worker-replica-0": 1, "worker-replica-1": 2}
+
+
+def estimator(lab, version, code, steps, **told):
+    """A job that loses its second worker, and its primary's checkpoints at the end."""
+    built(version)
+    package = [lab.put(f"estimator-{version}/trainer-0.1.tar.gz", sdist(code))]
+    train, valid = lab.put("rides/train-1.csv", rides(1000)), lab.put("rides/valid.csv", rides(100))
+    args = [f"--train_data_paths={train}", f"--eval_data_paths={valid}", f"--train_steps={steps}"]
+    args.append(f"--output_dir=gs://{lab.bucket}/out-{version}")
+    asked = {**CLUSTER, **SERVED, "workerCount": "2", "packageUris": package, "runtimeVersion": version}
+    job = lab.submit("", args=args, **{**asked, **told})
+    until(lambda: [line for line in lab.said(job, "worker-replica-1") if "loss = " in line])
+    kill(job, "worker", 1)
+    succeeded(lab, job)
+    names = lab.listed(f"out-{version}/")
+    last = max(int(name.split("ckpt-")[1].split(".")[0]) for name in names if "ckpt-" in name)
+    assert steps <= last < steps + 10
+    return job, names
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("version", ["1.15", "2.15"])
-def test_the_estimator_of_2018_goes_on_beside_a_worker_that_was_lost(lab, version):
-    built(version)
-    package = [lab.put("estimator/trainer-0.1.tar.gz", sdist(ESTIMATOR))]
-    train, valid = lab.put("rides/train-1.csv", rides(1000)), lab.put("rides/valid.csv", rides(100))
-    out = f"out-{version}"
-    args = [f"--train_data_paths={train}", f"--eval_data_paths={valid}", f"--output_dir=gs://{lab.bucket}/{out}"]
-    told = {**CLUSTER, **SERVED, "workerCount": "2", "packageUris": package, "runtimeVersion": version}
-    job = lab.submit("", args=[*args, "--train_steps=4000"], **told)
-    until(lambda: [line for line in lab.said(job, "worker-replica-1") if "loss = " in line])
-    begun = time.monotonic()
-    kill(job, "worker", 1)
-    succeeded(lab, job)
-    print("after the kill", time.monotonic() - begun, starts(lab, job))
-    assert starts(lab, job) == {"master-replica-0": 1, "ps-replica-0": 1, "worker-replica-0": 1, "worker-replica-1": 2}
-    last = max(int(name.split("ckpt-")[1].split(".")[0]) for name in lab.listed(f"{out}/") if "ckpt-" in name)
-    assert 4000 <= last < 4010
-    assert [name for name in lab.listed(f"{out}/export/") if name.endswith("saved_model.pb")]
+def test_the_estimator_of_2018_goes_on_beside_a_worker_that_was_lost(lab):
+    job, names = estimator(lab, "1.15", ESTIMATOR, 4000)
+    assert starts(lab, job) == ALL_BUT_ONE  # nobody else began again
+    assert [name for name in names if "/export/" in name and name.endswith("saved_model.pb")]
+
+
+@pytest.mark.torture
+def test_an_estimator_of_tensorflow_2_has_a_chief_and_an_evaluator(lab):
+    watched = {"evaluatorType": "n1-standard-1", "evaluatorCount": "1"}
+    job, _ = estimator(lab, "2.15", COMPATIBLE, 6000, **watched)
+    assert starts(lab, job) == {**ALL_BUT_ONE, "evaluator-replica-0": 1}
+    assert [line for line in lab.said(job, "evaluator-replica-0") if "Saving dict for global step" in line]
+    assert not [line for line in lab.said(job, "master-replica-0") if "Saving dict for global step" in line]

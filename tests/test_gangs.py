@@ -102,12 +102,13 @@ def test_behind_a_primary_that_was_lost_all_start_again_together():
         assert ("A replica beside it" in said) == bool(behind)
 
 
-def test_together_they_start_five_times_and_what_comes_late_is_an_error_of_its_own():
+def test_together_they_start_five_times_and_then_the_job_is_tried_again_in_which_an_error_is_its_own():
     again = dataclasses.replace(at("worker", live=True, restart=1), created=NOW - 10)
     worn = at("master", 1, restart=restarts.RESTARTS)
-    assert following(worn, again) == Over(worn, well=False)
-    lost = at("worker", 137, restart=restarts.RESTARTS)
-    assert following(worn, lost) == Again(lost, Turn(0, 1, 15.0), all=True)  # for the loss there are retries
+    assert following(worn, again) == Again(worn, Turn(0, 1, 15.0), all=True)
+    assert following(at("master", 1, retry=1), at("worker", live=True, retry=1)).well is False
+    last = at("master", 1, restart=restarts.RESTARTS, retry=restarts.RETRIES)
+    assert following(last, again) == Over(last, well=False)
     long_ago = dataclasses.replace(again, created=NOW - gangs.SHAKEN_S - 10)
     assert following(at("master", 1), long_ago) == Over(at("master", 1), well=False)
 

@@ -50,9 +50,11 @@ def together(attempt: Attempt, tries: Sequence[Attempt], pause_s: float) -> Turn
     It is the same restart as that of the one that was lost, if that has had it by now.
     """
     restart = max(attempt.restart + 1, *(each.restart for each in tries))
-    if restart > RESTARTS:
-        return None
-    return Turn(restart, attempt.retry, min(LONGEST_S, pause_s * 2 ** (restart - 1)))
+    if restart <= RESTARTS:
+        return Turn(restart, attempt.retry, min(LONGEST_S, pause_s * 2 ** (restart - 1)))
+    if attempt.retry < RETRIES:
+        return Turn(0, attempt.retry + 1, min(LONGEST_S, pause_s * 2 ** (RESTARTS + attempt.retry)))
+    return None
 
 
 def announcement(attempt: Attempt, turn: Turn, *, all_of: int = 1) -> str:
