@@ -53,8 +53,8 @@ class Service:
         return f"gs://{BUCKET}/{name}"
 
     def submit(self, job: str, uri: str, args: list[str], tier: str = "BASIC", **more: Any) -> None:
-        told = {**more, "scaleTier": tier, "region": "us-central1", "runtimeVersion": RUNTIME, "packageUris": [uri]}
-        told |= {"pythonModule": "trainer.task", "args": args}
+        told = {"scaleTier": tier, "region": "us-central1", "runtimeVersion": RUNTIME, "packageUris": [uri]}
+        told |= {"pythonModule": "trainer.task", "args": args, **more}
         self.call("POST", self.jobs, json={"jobId": job, "trainingInput": told})
 
     def follow(self, job: str) -> tuple[list[dict[str, str]], dict[str, Any]]:

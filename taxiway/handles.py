@@ -20,6 +20,7 @@ WORK = "work"  # below an attempt's folder: where its code works, and may write
 LOST = -1  # the exit code of a replica that went without a word; a real one is 0 to 255
 OOM = "OOM"  # an Exit's reason: the limit of memory ended it
 DISK = "Disk"  # the same: it was ended for what it wrote
+ADDRESS = "Address"  # the same: it never began, because another program listens where it was to
 TAKEN = 75  # the exit code of a second replica of one folder: it never was
 
 

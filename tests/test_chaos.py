@@ -120,6 +120,81 @@ def bears(environ, attempt):
     return False
 
 
+# Each step of the chief is one of its worker too: without it the chief fails.
+GANG = {
+    "scaleTier": "CUSTOM",
+    **{f"{role}Type": "n1-highcpu-2" for role in ("master", "worker", "parameterServer")},
+    **{f"{role}Count": "1" for role in ("worker", "parameterServer")},
+}
+MEMBER = f"""
+import json, os, socket
+config = json.loads(os.environ["TF_CONFIG"])
+role = config["task"]["type"]
+place = ["chief", "worker", "ps"].index(role)
+{HOLDS}{CLOUD}
+if role != "chief":
+    own = socket.create_server(("127.0.0.1", int(config["cluster"][role][0].split(":")[1])))
+    while True:
+        own.accept()[0].close()
+
+def meet():
+    for _ in range(100):
+        try:
+            return socket.create_connection(config["cluster"]["worker"][0].split(":"), 5).close()
+        except OSError:
+            time.sleep(0.05)
+    sys.exit("the worker is gone")
+
+steps = read({{bucket!r}}, {{name!r}}).split()
+print("from", len(steps), flush=True)
+for number in range(len(steps), {{most}}):
+    meet()
+    time.sleep(0.1)
+    steps.append(str(number))
+    write({{bucket!r}}, {{name!r}}, " ".join(steps))
+"""
+
+
+def gang_chaos(world, rounds, rng, steps):
+    submitted = {}
+
+    def under_way():
+        return any(not world.lab.get(job).get("endTime") for job in submitted)
+
+    for _ in range(rounds):
+        if not under_way():
+            name = f"steps-{uuid.uuid4().hex}"
+            lock = f"({random.randrange(10**9)} + place)"
+            code = MEMBER.format(lock=lock, bucket=world.lab.bucket, name=name, most=steps)
+            submitted[world.lab.submit(code, **GANG)] = name
+        threading.Event().wait(rng.uniform(0, 2))  # whatever moment that is
+        victim = rng.choice(["server", "agent", "trainer"])
+        if victim == "server":
+            world.server.kill()
+            world.up()
+        elif found := running(world, victim):
+            with suppress(psutil.NoSuchProcess):
+                os.kill(rng.choice(found), signal.SIGKILL)
+    for job, name in submitted.items():
+        ended = world.lab.ended(job)
+        tell = (ended, world.lab.said(job, "service"), (world.server.home.parent / "home.log").read_text()[-3000:])
+        assert ended["state"] == "SUCCEEDED", tell
+        assert "BESIDE ITS PREDECESSOR" not in world.lab.said(job), tell
+        assert world.lab.read(name).decode().split() == [str(number) for number in range(steps)], tell
+        assert not any(any(each["left"].values()) for each in ended["taxiway"]["attempts"]), tell
+        assert all(local.strays(attempt) == [] for _, attempt in world.attempts(job))
+    assert list((world.server.home / "attempts").iterdir()) == []
+
+
+def test_kills_at_random_moments_of_a_gang_lose_no_step_and_leave_nothing(world):
+    gang_chaos(world, 2, random.Random(3), 20)
+
+
+@pytest.mark.torture
+def test_thirty_kills_at_random_moments_of_gangs_lose_no_step_and_leave_nothing(world):
+    gang_chaos(world, 30, random.Random(30), 60)
+
+
 def test_ten_kills_at_random_moments_lose_nothing_and_leave_nothing(world):
     chaos(world, 10, random.Random(10))
 

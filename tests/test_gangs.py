@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import socket
 
 import psutil
 import pytest
@@ -23,7 +24,7 @@ from taxiway.schemas import TrainingInput
 NOW = 1000.0
 
 
-def at(task, code=None, *, end=NOW - 1, live=False, **more):
+def at(task, code=None, *, end=NOW - 3, live=False, **more):
     """An attempt of a replica, which has ended at a time, or lives."""
     made = dataclasses.replace(
         ended(code, **more), id=task, task=f"{task.split()[0]}-replica-{[*task.split(), '0'][1]}"
@@ -69,15 +70,45 @@ def test_a_lost_replica_alone_is_started_again_and_after_five_times_all_of_them(
     assert following(master, last) == Over(last, well=False)
 
 
-def test_an_error_soon_after_a_peer_was_lost_is_taken_for_its_consequence_a_few_times():
+def test_an_error_is_judged_when_the_loss_that_led_to_it_had_time_to_be_reported():
+    error = at("master", 1, end=NOW - gangs.LATE_S / 2)
+    assert following(error, at("worker", live=True)) is None
+    lost = at("worker", 137, end=NOW)
+    assert following(error, lost) == Again(error, Turn(1, 0, 0.5), all=True)
+    assert following(error) == Over(error, well=False)  # nobody is beside it
+
+
+@pytest.mark.parametrize("code", [1, restarts.ABORTED])
+def test_an_error_soon_after_a_peer_was_lost_is_taken_for_its_consequence_and_all_start_again_together(code):
     lost, again = at("worker", 137), at("worker", live=True, restart=1)
     again = dataclasses.replace(again, created=NOW - 10)
-    for peer in (lost, again):
-        error = at("master", 1)
-        found = following(error, peer)
-        assert (found.attempt, found.turn, found.all) == (error, Turn(1, 0, 0.5), False)
+    error = at("master", code)
+    for peer in (lost, again):  # as one restart, whether the lost one was started again before or not
+        assert following(error, peer, at("ps", live=True)) == Again(error, Turn(1, 0, 0.5), all=True)
+    anew = dataclasses.replace(at("master", code, restart=1), created=NOW - 10)
+    assert following(anew, again) == Again(anew, Turn(2, 0, 1.0), all=True)  # nobody was lost since
+    lost_again = dataclasses.replace(again, restart=2)
+    assert following(anew, lost_again) == Again(anew, Turn(2, 0, 1.0), all=True)
+
+
+def test_behind_a_primary_that_was_lost_all_start_again_together():
+    lost, worker = at("master", 137), at("worker", live=True)
+    assert following(lost, worker) == Again(lost, Turn(1, 0, 0.5), all=True)
+    worn = at("master", 137, restart=restarts.RESTARTS)
+    assert following(worn, worker) == Again(worn, Turn(0, 1, 15.0), all=True)
+    for attempt, behind in ((lost, ""), (at("worker", 1), " A replica beside it was lost before, so")):
+        said = restarts.announcement(attempt, Turn(1, 0, 0.5), all_of=3)
+        assert said.endswith(" All 3 start again together in 0.5 s: restart 1 of 5.")
+        assert ("A replica beside it" in said) == bool(behind)
+
+
+def test_together_they_start_five_times_and_then_the_job_is_tried_again_in_which_an_error_is_its_own():
+    again = dataclasses.replace(at("worker", live=True, restart=1), created=NOW - 10)
     worn = at("master", 1, restart=restarts.RESTARTS)
-    assert following(worn, again) == Over(worn, well=False)
+    assert following(worn, again) == Again(worn, Turn(0, 1, 15.0), all=True)
+    assert following(at("master", 1, retry=1), at("worker", live=True, retry=1)).well is False
+    last = at("master", 1, restart=restarts.RESTARTS, retry=restarts.RETRIES)
+    assert following(last, again) == Over(last, well=False)
     long_ago = dataclasses.replace(again, created=NOW - gangs.SHAKEN_S - 10)
     assert following(at("master", 1), long_ago) == Over(at("master", 1), well=False)
 
@@ -303,17 +334,54 @@ def test_a_gang_outlives_its_server_and_the_agent_of_any_of_its_replicas(start_s
     lab.call = server.call
     assert lab.get(job)["state"] == "RUNNING"
     assert {each["attempt"] for each in lab.get(job)["taxiway"]["attempts"]} == {1}  # all were adopted
-    for task in ("master-replica-0", "worker-replica-0", "ps-replica-0", "worker-replica-1"):
-        agent = agent_of(server.home, task)
-        agent.kill()
+    for task in ("worker-replica-0", "ps-replica-0", "worker-replica-1", "master-replica-0"):
+        agent_of(server.home, task).kill()
         again = until(lambda task=task: [each for each in running_tries(lab, job) if each["task"] == task])
         assert [each["attempt"] for each in again] == [2]
         begun = f"{task.split('-')[0].replace('master', 'chief')} {task[-1]} beats 1"
         until(lambda task=task, begun=begun: lab.said(job, task).count(begun) == 2)
+    tries = [each["attempt"] for each in running_tries(lab, job)]
+    assert sorted(tries) == [2, 3, 3, 3]  # behind the primary all began again
+    lab.until_state(job, "RUNNING")
     assert lab.get(job)["state"] == "RUNNING"
     lab.cancel(job)
     assert lab.ended(job)["state"] == "CANCELLED"
     assert list((server.home / "attempts").iterdir()) == []
+    assert trainers.processes(job) == []
+
+
+def test_an_address_that_another_program_took_is_told_and_left_to_it(start_server, runtime_python):
+    server = start_server(TAXIWAY_JAIL="off")
+    lab = Lab(server.call, server.project, server.address.service_agent).open()
+    job = lab.submit(MEETS + "    print('at', port, flush=True)\n    time.sleep(600)\n", **GANG)
+    lab.until_state(job, "RUNNING")
+    host, port = "127.0.0.1", int(until(lambda: places(lab, job))[0].split()[1])
+    victim = next(
+        each for each in trainers.processes(job) if PLACE_OF["worker-replica-1"] in each.environ()["TF_CONFIG"]
+    )
+    victim.send_signal(signal.SIGKILL)
+    with until(lambda: listening(host, port)):
+        until(lambda: len(places(lab, job)) == 2)
+    assert places(lab, job)[1] != f"at {port}"
+    story = lab.said(job, "service")
+    assert any(
+        f"The address {host}:{port} of the replica worker 1 is not free: Address already" in each for each in story
+    )
+    assert sorted(each["attempt"] for each in running_tries(lab, job)) == [2, 2, 2, 3]
+    lab.cancel(job)
+    assert lab.ended(job)["state"] == "CANCELLED"
+
+
+def listening(host, port):
+    try:
+        return socket.create_server((host, port))
+    except OSError:
+        return None
+
+
+def test_a_gang_that_waits_for_what_never_comes_ends_with_its_time(lab):
+    job = lab.submit("import time\ntime.sleep(600)", **{**GANG, "scheduling": {"maxRunningTime": "3s"}})
+    assert lab.ended(job)["state"] == "CANCELLED"
     assert trainers.processes(job) == []
 
 

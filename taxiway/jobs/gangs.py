@@ -2,8 +2,12 @@
 
 One replica is a gang of one. When its primary has ended well the job has, whatever the others still do: parameter
 servers never end by themselves, and workers need not. A replica that was lost is started again under its name while the
-others go on. They may fail because of it: a program that loses a peer ends with an error of its own, which therefore
-counts as a loss within a while. Source: https://cloud.google.com/ai-platform/training/docs/distributed-training-details
+others go on, as they can where parameters are served. Where each step is everybody's they cannot: a program that loses
+a peer ends with an error of its own, which therefore counts as a loss within a while. Then all start again together,
+as they do behind a primary that was lost, and that is one restart: one by one they were seen to meet what is left of
+the last try, and to wait for it without end (TensorFlow 2.21: a worker for its chief, a chief for its old servers).
+Each time they have new addresses; so they do where one of these was taken by another program of the host.
+Source: https://cloud.google.com/ai-platform/training/docs/distributed-training-details
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from taxiway.jobs import restarts
 
 GRACE_S = 5.0  # for workers and evaluators to end by themselves behind their primary
 SHAKEN_S = 300.0  # after a loss, in which an error of another replica is taken for its consequence
+LATE_S = 2.0  # by which the report of a loss may come after that of an error it led to
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +55,24 @@ def following(tries: Sequence[Attempt], *, pause_s: float, now: float) -> Again 
     failed = [each for each in tries if not each.live and restarts.reason(each) in (restarts.ERROR, restarts.DISK)]
     for each in sorted(failed, key=_end):
         if not _shaken(each, tries) and (not ended_well or _end(each) < _end(first)):
-            return Over(each, well=False)
+            late = len(tries) > 1 and restarts.reason(each) == restarts.ERROR and 0 <= now - _end(each) < LATE_S
+            return None if late else Over(each, well=False)
     if ended_well:
         helpers = [each for each in tries if each.live and role(each) != "ps"]
         return None if helpers and 0 <= now - _end(first) < GRACE_S else Over(first, well=True)
-    for each in tries:
-        if each.live or restarts.reason(each) in (restarts.COMPLETED, restarts.STOPPED):
-            continue
-        turn = restarts.following(each, pause_s, shaken=_shaken(each, tries))
-        if turn is None:
-            return Over(each, well=False)
-        return Again(each, turn, all=turn.restart == 0 or len(tries) == 1)
-    return None
+    down = [
+        each for each in tries if not each.live and restarts.reason(each) not in (restarts.COMPLETED, restarts.STOPPED)
+    ]
+    shaken = [
+        each for each in down if each is first or restarts.reason(each) == restarts.ADDRESS or _shaken(each, tries)
+    ]
+    if shaken and (turn := restarts.together(shaken[0], tries, pause_s)):
+        return Again(shaken[0], turn, all=True)
+    if not down:
+        return None
+    worst = next((each for each in down if each not in shaken), down[0])
+    turn = restarts.following(worst, pause_s)
+    return Again(worst, turn, all=turn.restart == 0 or len(tries) == 1) if turn else Over(worst, well=False)
 
 
 def role(attempt: Attempt) -> str:
@@ -70,14 +81,15 @@ def role(attempt: Attempt) -> str:
 
 
 def _shaken(attempt: Attempt, tries: Sequence[Attempt]) -> bool:
-    """Whether it failed, and another one of them was lost shortly before."""
-    if restarts.reason(attempt) != restarts.ERROR:
+    """Whether it ended by itself and not well, and another one of them was lost shortly before."""
+    if restarts.reason(attempt) != restarts.ERROR and attempt.exit_code != restarts.ABORTED:
         return False
     for each in tries:
         if each.id == attempt.id:
             continue
-        lost = _end(each) if not each.live and restarts.reason(each) in restarts.AGAIN else None
-        lost = each.created if each.restart else lost
+        lost = each.created if each.restart else None
+        if not each.live and restarts.reason(each) in restarts.AGAIN:
+            lost = _end(each)
         if lost is not None and -restarts.LONGEST_S < _end(attempt) - lost < SHAKEN_S:
             return True
     return False

@@ -9,17 +9,21 @@ https://cloud.google.com/ai-platform/training/docs/overview
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Sequence
+
 from taxiway import handles
-from taxiway.compute.attempts import Attempt, Turn, word
+from taxiway.compute.attempts import SIGNALLED, Attempt, Turn, word
 
 RESTARTS = 5
 RETRIES = 3
 LONGEST_S = 15.0  # between an end and the next start
 MOST = (RESTARTS + 1) * (RETRIES + 1)
 COMPLETED, ERROR, SIGNAL, LOST = "Completed", "Error", "Signal", "Lost"
-OOM, DISK = handles.OOM, handles.DISK
+OOM, DISK, ADDRESS = handles.OOM, handles.DISK, handles.ADDRESS
+ABORTED = SIGNALLED + signal.SIGABRT  # how TensorFlow ends itself when its coordinator is gone
 STOPPED = "Stopped"  # by the service, because its job was over or began anew
-AGAIN = (SIGNAL, OOM, LOST)
+AGAIN = (SIGNAL, OOM, LOST, ADDRESS)
 
 
 def reason(attempt: Attempt) -> str:
@@ -29,23 +33,37 @@ def reason(attempt: Attempt) -> str:
     return LOST if attempt.exit_code is None else word(attempt.exit_code)
 
 
-def following(attempt: Attempt, pause_s: float, *, shaken: bool = False) -> Turn | None:
-    """The turn of its successor; None if it has none. `pause_s` is the first pause; each is twice the one before.
-
-    A program that ended by an error because a replica beside it was lost is `shaken`, and started again too.
-    """
-    if reason(attempt) not in AGAIN and not shaken:
+def following(attempt: Attempt, pause_s: float) -> Turn | None:
+    """The turn of its successor; None if it has none. `pause_s` is the first pause; each is twice the one before."""
+    if reason(attempt) not in AGAIN:
         return None
     if attempt.restart < RESTARTS:
         return Turn(attempt.restart + 1, attempt.retry, min(LONGEST_S, pause_s * 2**attempt.restart))
-    if attempt.retry < RETRIES and not shaken:
+    if attempt.retry < RETRIES:
         return Turn(0, attempt.retry + 1, min(LONGEST_S, pause_s * 2 ** (RESTARTS + attempt.retry)))
     return None
 
 
-def announcement(attempt: Attempt, turn: Turn) -> str:
-    """The line of the job's log that says why its replica starts again, and which time that is."""
+def together(attempt: Attempt, tries: Sequence[Attempt], pause_s: float) -> Turn | None:
+    """The turn of all of a gang, when `attempt` takes the others with it: None if they had the last.
+
+    It is the same restart as that of the one that was lost, if that has had it by now.
+    """
+    restart = max(attempt.restart + 1, *(each.restart for each in tries))
+    if restart <= RESTARTS:
+        return Turn(restart, attempt.retry, min(LONGEST_S, pause_s * 2 ** (restart - 1)))
+    if attempt.retry < RETRIES:
+        return Turn(0, attempt.retry + 1, min(LONGEST_S, pause_s * 2 ** (RESTARTS + attempt.retry)))
+    return None
+
+
+def announcement(attempt: Attempt, turn: Turn, *, all_of: int = 1) -> str:
+    """The line of the job's log that says why its replica starts again, or `all_of` them, and which time that is."""
     when = f"in {turn.pause:.1f} s" if turn.pause >= 0.1 else "at once"
+    if turn.restart and all_of > 1:
+        behind = " A replica beside it was lost before, so this is taken for a consequence."
+        why = f"{how(attempt)}{'' if reason(attempt) in AGAIN and attempt.exit_code != ABORTED else behind}"
+        return f"{why} All {all_of} start again together {when}: restart {turn.restart} of {RESTARTS}."
     if turn.restart:
         return f"{how(attempt)} It starts again {when}: restart {turn.restart} of {RESTARTS}."
     return f"{how(attempt)} The whole job is tried again {when}: retry {turn.retry} of {RETRIES}."

@@ -47,7 +47,7 @@ class Crew(Protocol):
     def begin(self, job: Job, turn: Turn, *why: str, severity: str = "INFO", trial: plan.Trial | None = None) -> None:
         """Commit and start all replicas of a job, or of a trial."""
 
-    def follow(self, job: Job, tries: Sequence[Attempt], then: gangs.Again) -> None:
+    def follow(self, job: Job, tries: Sequence[Attempt], then: gangs.Again, *, trial: plan.Trial | None = None) -> None:
         """Start what follows an attempt that was lost, of those replicas."""
 
     def disband(self, tries: Sequence[Attempt], reason: str) -> None:
@@ -122,10 +122,10 @@ class Tuner:
 
     def _settle(self, job: Job, spec: HyperparameterSpec, trial: Trial, tries: Sequence[Attempt]) -> None:
         """Bring one trial on that is not completed."""
+        told = tuning.arguments(trial.parameters)
+        work = plan.Trial(trial.number, told, tuning.tag(spec))
         if not tries:
-            told = tuning.arguments(trial.parameters)
-            why = f"Trial {trial.number} begins with {' '.join(told)}."
-            self.crew.begin(job, FIRST, why, trial=plan.Trial(trial.number, told, tuning.tag(spec)))
+            self.crew.begin(job, FIRST, f"Trial {trial.number} begins with {' '.join(told)}.", trial=work)
             return
         if trial.state == STOPPING:
             self.crew.disband(tries, restarts.STOPPED)
@@ -133,7 +133,7 @@ class Tuner:
             return
         then = gangs.following(tries, pause_s=self._pause_s, now=time.time())
         if isinstance(then, gangs.Again):
-            self.crew.follow(job, tries, then)
+            self.crew.follow(job, tries, then, trial=work)
         elif then is not None:
             self.crew.disband(tries, restarts.STOPPED)
             self._complete(job, spec, trial, tries, failed=None if then.well else then.attempt)

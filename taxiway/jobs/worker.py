@@ -262,17 +262,16 @@ class Worker:
         identity = job.training.service_account or projects.service_agent(project.number)
         self._commit(job, works, identity, turn, *why, severity=severity, anew=trial is None)
 
-    def follow(self, job: Job, tries: Sequence[Attempt], then: gangs.Again) -> None:
+    def follow(self, job: Job, tries: Sequence[Attempt], then: gangs.Again, *, trial: plan.Trial | None = None) -> None:
         """Commit what follows an attempt that was lost: another of its replica beside the others, at its place and with
         its work; or one of each."""
-        why = restarts.announcement(then.attempt, then.turn)
+        why = restarts.announcement(then.attempt, then.turn, all_of=len(tries) if then.all else 1)
         if then.all:
             self.disband(tries, restarts.STOPPED)
-        if then.all and not then.attempt.trial:
-            self.begin(job, then.turn, why, severity="WARNING")
+            self.begin(job, then.turn, why, severity="WARNING", trial=trial)
             return
-        works = [msgspec.convert(each.work, plan.Work) for each in (tries if then.all else [then.attempt])]
-        self._commit(job, works, then.attempt.identity, then.turn, why, severity="WARNING", anew=False)
+        work = msgspec.convert(then.attempt.work, plan.Work)
+        self._commit(job, [work], then.attempt.identity, then.turn, why, severity="WARNING", anew=False)
 
     def say(self, job: Job, *lines: str, severity: str = "INFO") -> None:
         """In the job's log."""

@@ -21,7 +21,7 @@ from taxiway.environments import layers, pythons, runtimes
 from taxiway.environments.progress import Lines, Progress
 from taxiway.handles import Exit
 from taxiway.plan import Work
-from taxiway.replica import disk, family, ground, metrics, programs, samples
+from taxiway.replica import addresses, disk, family, ground, metrics, programs, samples
 from taxiway.replica.fence import Fence
 from taxiway.replica.ground import Ground
 from taxiway.replica.wire import Wire
@@ -99,6 +99,8 @@ class Agent:
         """The user's code, to its end. Its lines are followed until the pipes are closed and its family is gone."""
         if self.stopped.is_set():
             return Exit(1, "stopped before it ran")
+        if on.jail is None and (taken := addresses.taken(work)):
+            return Exit(1, taken, handles.ADDRESS)
         if not serving(work):
             self.words.say(f"Running command: {shlex.join(['python3', *command[2:]])}")
         own = [self.folder / name for name in ground.FOLDERS]
