@@ -247,8 +247,9 @@ def _replica(
 
 def _rendezvous(place: Place, tf_config: dict[str, Any]) -> dict[str, str]:
     """How others than TensorFlow find each other: the service's CLUSTER_SPEC, torch.distributed's variables (its env://
-    initialisation) and jax.distributed's. The primary is number 0, workers follow; parameter servers and evaluators
-    have no part in it."""
+    initialisation) and JAX's, which reads the first of them itself (0.10: jax.distributed.initialize) and is told the
+    others by its program. The primary is number 0, workers follow; parameter servers and evaluators have no part in
+    it."""
     spec = {"CLUSTER_SPEC": msgspec.json.encode(tf_config).decode()}
     primary = next(role for role in place.cluster if role in ("chief", "master"))
     if place.role not in (primary, "worker"):

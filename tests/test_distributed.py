@@ -305,3 +305,28 @@ def test_an_estimator_of_tensorflow_2_has_a_chief_and_an_evaluator(lab):
     assert starts(lab, job) == {**ALL_BUT_ONE, "evaluator-replica-0": 1}
     assert [line for line in lab.said(job, "evaluator-replica-0") if "Saving dict for global step" in line]
     assert not [line for line in lab.said(job, "master-replica-0") if "Saving dict for global step" in line]
+
+
+# JAX finds the coordinator by itself, and is told the rest: its initialize() asks no variable for them.
+JAX = """
+import os
+
+import jax
+
+size, rank = int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"])
+jax.distributed.initialize(num_processes=size, process_id=rank, cluster_detection_method="deactivate")
+from jax.experimental import multihost_utils
+
+print("sum", int(multihost_utils.process_allgather(jax.numpy.array([rank + 1])).sum()), flush=True)
+jax.distributed.shutdown()
+"""
+
+
+@pytest.mark.torture
+def test_processes_of_jax_find_each_other(lab):
+    wanted = FILES["setup.py"].replace("packages=", "install_requires=['jax'], packages=")
+    files = {**FILES, "setup.py": wanted, "trainer/task.py": JAX}
+    package = lab.put("jax/trainer-0.1.tar.gz", sdist(files))
+    job = lab.submit("", **{**CLUSTER, "workerCount": "1", "packageUris": [package]})
+    succeeded(lab, job)
+    assert lab.said(job, "master-replica-0").count("sum 3") == lab.said(job, "worker-replica-0").count("sum 3") == 1

@@ -379,6 +379,15 @@ def listening(host, port):
         return None
 
 
+def test_a_program_that_takes_no_part_runs_in_each_replica_to_its_end(lab):
+    job = lab.submit("print('alone')", **GANG)
+    assert lab.ended(job)["state"] == "SUCCEEDED", lab.said(job)
+    assert "alone" in lab.printed(job)
+    story = lab.get(job)["taxiway"]["attempts"]
+    assert {each["reason"] for each in story} <= {"Completed", "Stopped"}
+    assert [each["attempt"] for each in story] == [1] * 4
+
+
 def test_a_gang_that_waits_for_what_never_comes_ends_with_its_time(lab):
     job = lab.submit("import time\ntime.sleep(600)", **{**GANG, "scheduling": {"maxRunningTime": "3s"}})
     assert lab.ended(job)["state"] == "CANCELLED"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import textwrap
 import uuid
+from pathlib import Path
 
 import pytest
 import trainers
 from conftest import run_cli, running
 from trainers import Lab, until
 
+from taxiway.cli import packaging
+
+EXAMPLE = Path(__file__).parent.parent / "examples/taxifare"
 RATE = {"parameterName": "rate", "type": "DOUBLE", "minValue": 0.0, "maxValue": 1.0, "scaleType": "UNIT_LINEAR_SCALE"}
 UNITS = {"parameterName": "units", "type": "DISCRETE", "discreteValues": [1, 2, 4]}
 # The farther from a rate of 0.3, the worse. As cloudml-hypertune writes it; it is in the runtime.
@@ -252,3 +256,28 @@ def test_a_trial_of_several_replicas_is_reported_by_its_primary(lab):
     assert lab.ended(job)["state"] == "SUCCEEDED", lab.said(job)
     assert all(each["finalMetric"]["objectiveValue"] > 0 for each in trials(lab, job))
     assert {f"{role} of trial {number}" for role in ("chief", "ps") for number in (1, 2)} <= set(lab.said(job))
+
+
+@pytest.mark.runtime
+def test_the_example_is_tuned_and_each_trial_keeps_its_own_model(server, lab, tmp_path):
+    (tmp_path / "rides.csv").write_bytes(trainers.rides(2000).replace(b"\n", b",key\n"))
+    lab.put("rides.csv", (tmp_path / "rides.csv").read_bytes())
+    package = packaging.build(EXAMPLE / "trainer")
+    rate = {"parameterName": "learning_rate", "type": "DISCRETE", "discreteValues": [0.0001, 0.01]}
+    told = tuning(rate, algorithm="GRID_SEARCH", maxTrials=2, maxParallelTrials=2, hyperparameterMetricTag="eval_rmse")
+    where = f"gs://{lab.bucket}"
+    args = [f"--train_data_paths={where}/rides.csv", f"--eval_data_paths={where}/rides.csv", "--train_steps=300"]
+    job = lab.submit(
+        "",
+        **told,
+        packageUris=[lab.put(package.file, package.content)],
+        args=[*args, f"--output_dir={where}/tuned"],
+        jobDir=f"{where}/tuned",
+    )
+    assert lab.ended(job)["state"] == "SUCCEEDED", lab.said(job)
+    best, worst = trials(lab, job)
+    assert [best["hyperparameters"]["learning_rate"], worst["hyperparameters"]["learning_rate"]] == ["0.01", "0.0001"]
+    assert 0 < best["finalMetric"]["objectiveValue"] < worst["finalMetric"]["objectiveValue"]
+    assert best["finalMetric"]["trainingStep"] == "300"
+    for trial in ("1", "2"):
+        assert any(name.endswith("saved_model.pb") for name in lab.listed(f"tuned/{trial}/export/"))

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import BEGAN, BadInput, replicas, rides
+from trainer import BEGAN, BadInput, replicas, rides, trials
 from trainer.rides import FEATURES
 
 try:
@@ -111,6 +111,7 @@ def train_and_evaluate(args, team):
                 flush=True,
             )
             summaries.write(progress.step, *map(tf.constant, (loss, rmse, rate, speed)))
+            trials.report(int(progress.step), float(progress.best_rmse))
             if not interrupted and (progress.step == args.train_steps or time.monotonic() - saved > SAVE_EVERY):
                 manager.save(checkpoint_number=progress.step)
                 summaries.flush()

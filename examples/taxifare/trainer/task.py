@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sys
 
-from trainer import BadInput, quiet, replicas
+from trainer import BadInput, quiet, replicas, trials
 
 
 def main(argv=None):
@@ -27,7 +27,11 @@ def arguments(argv=None):
     add = parser.add_argument
     add("--train_data_paths", type=patterns, nargs="+", required=True, help="CSV files: local or gs://, * and commas")
     add("--eval_data_paths", type=patterns, nargs="+", required=True, help="CSV files that are only evaluated on")
-    add("--output_dir", required=True, help="folder for checkpoints and exports, local or gs://")
+    add(
+        "--output_dir",
+        required=True,
+        help="folder for checkpoints and exports, local or gs://; a trial's has its number",
+    )
     add("--train_batch_size", type=positive, default=512, help="rides in one training step (%(default)s)")
     add("--train_steps", type=positive, default=3000, help="train until this step (%(default)s)")
     add("--eval_steps", type=positive, help="evaluate on at most so many batches (default: every ride)")
@@ -42,6 +46,7 @@ def arguments(argv=None):
     add("--seed", type=seed, default=1, help="of the first weights and the shuffling (%(default)s)")
     add("--job-dir", help="given by the service; this trainer writes to --output_dir alone")
     args = parser.parse_args(argv)
+    args.output_dir = trials.folder(args.output_dir)
     for name in ("train_data_paths", "eval_data_paths", "hidden_units"):
         setattr(args, name, [item for word in getattr(args, name) for item in word])  # "128 32 4" is 128 32 4
     return args
