@@ -176,6 +176,7 @@ while int(step.numpy()) < steps:
     manager.save()
     print("step", int(step.numpy()), flush=True)
 print("done: {} steps, weight {:.2f}".format(int(step.numpy()), float(weight.numpy())), flush=True)
+os._exit(0)  # TensorFlow's own end waits for ever for a worker that comes back in this moment
 """
 
 
