@@ -106,3 +106,52 @@ def test_the_tokens_of_an_attempt_die_with_it(db, end):
 def test_an_attempt_that_was_never_made_is_not_found(db):
     with pytest.raises(errors.NotFound, match="There is no attempt 'x'"):
         attempts.get(db, "x")
+
+
+def gang(db, name, *, trial=None, count=3, now=1.0):
+    told = TrainingInput(python_module="trainer.task", region="us-central1")
+    seats = [plan.Seat(), *[plan.Seat("worker")] * (count - 1)]
+    ports = range(5000, 5000 + count)
+    works = plan.training(
+        PROJECT, 7, "job_1", told, runtime="2.21", python="3.11", seats=seats, ports=ports, gang=name, trial=trial
+    )
+    return db.write(
+        lambda tx: [
+            attempts.create(tx, f"{name}-{each.place}", "job", each, identity=ACCOUNT, now=now) for each in works
+        ]
+    )
+
+
+def up(db, name):
+    with db.read() as rows:
+        return attempts.all_up(rows, attempts.read(rows, name))
+
+
+def test_a_gang_is_up_when_the_code_of_each_of_its_replicas_runs_or_has_run(db):
+    gang(db, "g")
+    hear(db, "g-0", "RUNNING")
+    hear(db, "g-1", "RUNNING")
+    assert not up(db, "g-0")
+    hear(db, "g-2", "RUNNING")
+    assert up(db, "g-0")
+    attempts.finish(db, "g-1", Exit(0, ""), now=4)
+    assert up(db, "g-0")
+    with db.read() as rows:
+        assert attempts.known(rows, ["g", "g-1", "elsewhere"]) == {"g", "g-1"}
+        assert [each.id for each in attempts.latest(rows, PROJECT, "job", "job_1")] == ["g-0", "g-1", "g-2"]
+
+
+def test_trials_have_replicas_of_their_own_and_numbers_that_none_shares(db):
+    """So that a line of one trial is never taken for that of another."""
+    one, two = (gang(db, f"t{number}", trial=plan.Trial(number, ["--x", "1"], "loss"), count=2) for number in (1, 2))
+    assert [(each.trial, each.task, each.number) for each in (*one, *two)] == [
+        ("1", "master-replica-0", 1),
+        ("1", "worker-replica-0", 1),
+        ("2", "master-replica-0", 2),
+        ("2", "worker-replica-0", 2),
+    ]
+    assert {attempts.get(db, each.id).state for each in (*one, *two)} == {"STARTED"}
+    hear(db, "t1-0", "RUNNING")
+    hear(db, "t1-1", "RUNNING")
+    assert up(db, "t1-0")  # whatever the other trial does
+    assert not up(db, "t2-0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import signal
 import socket
@@ -220,7 +221,7 @@ def lab(request, tmp_path_factory, runtime_python, jailed):
         pytest.skip("no jail can be made here: see README.md")
     with running(tmp_path_factory.mktemp("gangs") / "home", TAXIWAY_JAIL=request.param, TAXIWAY_JOBS="2") as server:
         lab = Lab(server.call, server.project, server.address.service_agent).open()
-        lab.home = server.home
+        lab.home, lab.jail = server.home, request.param
         yield lab
 
 
@@ -241,6 +242,10 @@ def test_replicas_reach_each_other_and_the_job_ends_with_its_primary(lab):
     assert '["ps 0", "worker 0", "worker 1"]' in lab.printed(job)
     for task in ("ps-replica-0", "worker-replica-0", "worker-replica-1"):
         assert f"{task.split('-')[0]} {task[-1]} waits" in lab.said(job, task)
+    used = lab.call("GET", f"/v1/projects/{lab.project}/jobs/{job}:summarizeUsage").json()["tasks"]
+    assert {each["taskName"] for each in used} == {f"{task}-replica-0" for task in ("master", "ps", "worker")} | {
+        "worker-replica-1"
+    }
     story = lab.get(job)["taxiway"]
     assert {each["task"]: each["reason"] for each in story["attempts"]} == {
         "master-replica-0": "Completed",
@@ -295,6 +300,19 @@ def test_it_runs_only_when_all_are_up_and_a_lost_worker_comes_again_under_its_na
     assert lab.ended(job)["state"] == "CANCELLED"
     assert list((lab.home / "attempts").iterdir()) == []
     assert trainers.processes(job) == []
+
+
+def test_nobody_else_reaches_a_gang_in_its_jails(lab, jailed):
+    if lab.jail == "off":
+        pytest.skip("without a jail all share the host's network")
+    gang = lab.submit(MEETS + "    print(config['cluster']['worker'][0], flush=True)\n    time.sleep(600)\n", **GANG)
+    address = until(lambda: next((line for line in lab.said(gang) if line.startswith("127.0.0.1:")), None))
+    host, _, port = address.partition(":")
+    alone = lab.submit(f"import socket\nprint(socket.socket().connect_ex(({host!r}, {port})))")
+    assert lab.ended(alone)["state"] == "SUCCEEDED", lab.said(alone)
+    assert lab.printed(alone) == [str(errno.ECONNREFUSED)]
+    lab.cancel(gang)
+    assert lab.ended(gang)["state"] == "CANCELLED"
 
 
 def test_an_error_of_a_worker_ends_the_job_with_its_words(lab):
