@@ -180,6 +180,7 @@ os._exit(0)  # TensorFlow's own end waits for ever for a worker that comes back 
 """
 
 
+@pytest.mark.torture
 def test_a_coordinator_trains_with_workers_and_a_parameter_server_and_goes_on_without_one_of_them(lab):
     job = run(lab, "served", SERVED_BY, "--steps", "80", workerCount="2", **SERVED)
     lab.until_said(job, "step 20")

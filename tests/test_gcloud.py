@@ -215,7 +215,7 @@ def test_gcloud_asks_for_machines_and_an_account_of_its_own(gcloud, server, runt
     refused = gcloud(*submit, "--master-accelerator=type=nvidia-tesla-t4,count=64", ok=False)
     assert "asks for 64 NVIDIA_TESLA_T4, and this host has" in refused
     gcloud(*submit, "--", "--code", "print('by itself')")
-    assert lab.ended(job)["state"] == "SUCCEEDED"
+    assert lab.ended(job)["state"] == "SUCCEEDED", lab.said(job)
     assert lab.printed(job) == ["by itself"]
     told = json.loads(gcloud("ai-platform", "jobs", "describe", job, "--format=json"))["trainingInput"]
     assert told["serviceAccount"] == account

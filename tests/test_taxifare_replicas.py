@@ -216,6 +216,7 @@ def replicas(runtime_python, rides, tmp_path):
         process.wait()
 
 
+@pytest.mark.torture
 def test_who_is_lost_comes_again_and_the_end_is_the_very_one_it_would_have_been(replicas, whole):
     for each in (("worker", 0), ("worker", 1), ("chief", 0)):
         replicas.start(*each)

@@ -207,7 +207,8 @@ def sweep(db: Database, engine: Local) -> None:
 
 
 def strays(attempt: str) -> list[psutil.Process]:
-    """Every process in the attempt's groups, with its mark, or at work below its folder, and every one below these.
+    """Every process in the attempt's groups, with its mark, or at work below its folder, and every one below these; but
+    not who holds the network of its gang, whichever of that began it.
 
     Where there are no groups, who did away with its environment, its parents and its folder, and whose replica was
     killed, is not found. The mark of who is in another's group is not asked for: the answer waits for that process to
@@ -222,7 +223,10 @@ def strays(attempt: str) -> list[psutil.Process]:
             if (held or _mark(process)) == attempt or attempt in Path(process.info["cwd"] or "").parts:
                 found.append(process)
     for process in found:  # grows as it goes
-        found += [each for each in running.get(process.pid, ()) if each not in found]
+        below = [each for each in running.get(process.pid, ()) if each not in found]
+        found += [
+            each for each in below if attempt.startswith(handles.GANG) or not _mark(each).startswith(handles.GANG)
+        ]
     return found
 
 

@@ -21,6 +21,7 @@ TOLD = 4000  # characters of what the code said last in an errorMessage
 SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # PATH, behind the environment's own
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER, prctl(2)
 PARENT_DEATH = 1  # PR_SET_PDEATHSIG
+SPARED: set[int] = set()  # children that are not ours alone: they stay when we end
 RUNNERS_FOLDER = Path(__file__).parent.parent / "runners"
 
 
@@ -61,13 +62,22 @@ def end() -> None:
     else took for success, and would so believe that a build that was killed is done.
     """
     deadline = time.monotonic() + GRACE_S
-    while (left := [each for each in psutil.Process().children(recursive=True) if _runs(each)]) and (
-        time.monotonic() < deadline
-    ):
+    while (left := [each for each in _below() if _runs(each)]) and time.monotonic() < deadline:
         for each in left:
             with suppress(psutil.Error):
                 each.kill()
         time.sleep(LOOK_S)  # then look again: one may have forked meanwhile
+
+
+def _below() -> list[psutil.Process]:
+    others = {each.pid for pid in SPARED for each in _with_children(pid)}
+    return [each for each in psutil.Process().children(recursive=True) if each.pid not in others]
+
+
+def _with_children(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return []
 
 
 def exit_code(code: int) -> int:

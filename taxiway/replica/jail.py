@@ -16,13 +16,13 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from taxiway import errors, handles, names
-from taxiway.replica import holder, syscalls
+from taxiway.replica import family, holder, syscalls
 
 TOOLS = ("bwrap", "nsenter")
 START_S = 10.0  # how long a holder may take
@@ -123,22 +123,35 @@ def joined(folder: Path, place: int) -> Iterator[Jail]:
     until the last one has gone. Raises Lacking."""
     if lack := _lack():
         raise Lacking(lack)
-    with socket.socket(socket.AF_UNIX) as ours:
-        ours.settimeout(START_S)
-        with _first(folder) as door:
-            if not _knock(ours, door):
-                door.unlink(missing_ok=True)
-                with socket.socket(socket.AF_UNIX) as its:
-                    its.bind(str(door))
-                    its.listen(holder.PLACES)
-                    process = _hold(its, "gang", folder=folder)
+    for last in (False, False, True):  # the one before us may go in the moment in which we come
+        with socket.socket(socket.AF_UNIX) as ours:
+            ours.settimeout(START_S)
+            process = None
+            with _first(folder) as door:
                 if not _knock(ours, door):
-                    raise Lacking(f"nobody holds the gang's network: {_last_words(process)}")
-        ours.sendall(str(place).encode())
-        yield from _handed(ours, place, None)
+                    door.unlink(missing_ok=True)
+                    with socket.socket(socket.AF_UNIX) as its:
+                        its.bind(str(door))
+                        its.listen(holder.PLACES)
+                        process = _hold(its, "gang", folder=folder)
+                    _knock(ours, door)
+            try:
+                ours.sendall(str(place).encode())
+                held = _handed(ours, place, process)
+                first = next(held)
+            except (OSError, Lacking) as error:
+                if last:
+                    why = _last_words(process) if process else error
+                    raise Lacking(f"nobody holds the network of these replicas: {why}") from error
+                continue
+            try:
+                yield first
+            finally:
+                held.close()
+            return
 
 
-def _handed(ours: socket.socket, place: int, process: subprocess.Popen[bytes] | None) -> Iterator[Jail]:
+def _handed(ours: socket.socket, place: int, process: subprocess.Popen[bytes] | None) -> Generator[Jail, None, None]:
     try:
         ours.settimeout(START_S)
         pid, ends, *_ = socket.recv_fds(ours, 64, holder.ENDS)
@@ -186,7 +199,7 @@ def _hold(end: socket.socket, *words: str, folder: Path | None = None) -> subpro
     ours = ["--die-with-parent"] if folder is None else []
     command = [*_HOLDING, *ours, "--", sys.executable, "-I", "-S", holder.__file__, str(end.fileno()), *words]
     apart = {} if folder is None else {**os.environ, handles.MARK: folder.name}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command,
         pass_fds=[end.fileno()],
         stdin=subprocess.DEVNULL,
@@ -196,6 +209,9 @@ def _hold(end: socket.socket, *words: str, folder: Path | None = None) -> subpro
         cwd=folder,
         start_new_session=folder is not None,
     )
+    if folder is not None:
+        family.SPARED.add(process.pid)
+    return process
 
 
 def _last_words(process: subprocess.Popen[bytes]) -> str:
