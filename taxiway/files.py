@@ -1,8 +1,11 @@
-"""Files that a reader, also one after a crash, finds whole: the old content or the new, never half of it."""
+"""Files that a reader, also one after a crash, finds whole: the old content or the new, never half of it. And files
+that a stranger's code left, read without being led elsewhere.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from pathlib import Path
 
@@ -34,3 +37,16 @@ def sync(folder: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def strangers(path: Path, most: int) -> bytes:
+    """What a stranger's code wrote into a file: at most so many bytes, of a plain file that is no link to another.
+
+    Raises OSError for whatever else is there. The folder must be no link either, which is for the caller to know.
+    """
+    opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer too
+    with os.fdopen(opened, "rb") as file:
+        found = os.fstat(opened)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > most:
+            raise OSError(f"{path} is no plain file of at most {most:,} bytes")
+        return file.read(most)

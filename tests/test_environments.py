@@ -653,7 +653,7 @@ def test_what_the_runtime_meets_is_not_installed_again(choice, tmp_path, monkeyp
 
 
 def test_what_is_unmet_is_installed_with_what_it_requires_and_the_runtime_keeps_its_versions(choice, tmp_path):
-    unmet = sdist(tmp_path, setup="packages=find_packages(), install_requires=['wings', 'tiny']")
+    unmet = sdist(tmp_path, setup="packages=find_packages(), install_requires=['wings[any]', 'tiny']")
     python = layers.ensure(choice, [unmet])
     assert installed(python) == {"trainer": "0.1", "wings": "3.0", "feather": "1.5"}
     assert run(python, "import wings, tiny; print(tiny.WORD)") == "tiny 1.0"

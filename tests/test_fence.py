@@ -73,6 +73,7 @@ seen = [
     tried(lambda: socket.create_connection(("127.0.0.1", {port}), 5)),
     tried(lambda: socket.create_connection(("169.254.169.254", 80), 5)),
     tried(lambda: socket.create_connection(("127.0.0.2", 443), 5)),
+    tried(lambda: socket.create_connection(("127.0.0.3", 3128), 5)),
     tried(lambda: socket.getaddrinfo("pypi.org", 443)),
     sorted(each for each in os.environ if each.startswith(("TAXIWAY", "GOOGLE"))),
     os.listdir(os.path.expanduser("~")),
@@ -99,9 +100,45 @@ def test_a_setup_py_finds_no_file_of_the_host_no_identity_and_no_network(lab, se
     assert lab.ended(job)["state"] == "SUCCEEDED", lab.said(job)
     seen, marked = json.loads(lab.printed(job)[0])
     refused = "ConnectionRefusedError"
-    assert seen == ["FileNotFoundError", refused, refused, refused, "gaierror", [], []]
+    assert seen == ["FileNotFoundError", refused, refused, refused, refused, "gaierror", [], []]
     assert marked  # the file was there, and its line ran, where the trainer is
     assert not Path(mark).exists()
+
+
+PLANTS = """
+import os, pathlib, setuptools, sys
+own = pathlib.Path(os.environ["UV_CACHE_DIR"]).parent  # where its wheel will lie
+layer = own.parent.parent
+(own / "trainer-0.1.dist-info").symlink_to({victim!r})
+planted = []
+for place in (pathlib.Path(sys.prefix), layer, layer / "lib", own.parent):
+    for name in ("unmet.in", "pins.txt", "have.txt", "marks.pth", "solved.txt"):
+        try:
+            (place / name).symlink_to({victim!r} + "/" + name)
+            planted.append(str(place / name))
+        except OSError:
+            pass
+try:
+    pathlib.Path(sys.executable).unlink()
+    planted.append("python")
+except OSError:
+    pass
+with open("trainer/seen.py", "w") as file:
+    print("SEEN =", planted, file=file)
+setuptools.setup(name="trainer", version="0.1", packages=["trainer"], install_requires=["docopt==0.6.2"])
+"""
+
+
+def test_a_setup_py_plants_nothing_that_is_run_or_written_through_outside(lab, tmp_path):
+    """Its environment is made around what it built, and it can change no file of that."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    plants = PLANTS.format(victim=str(victim))
+    uri = lab.put("plants-0.1.tar.gz", trainers.sdist({**trainers.FILES, "setup.py": plants}))
+    job = lab.submit("import json, docopt, trainer.seen; print(json.dumps(trainer.seen.SEEN))", packageUris=[uri])
+    assert lab.ended(job)["state"] == "SUCCEEDED", lab.said(job)
+    assert lab.printed(job) == ["[]"]
+    assert list(victim.iterdir()) == []
 
 
 @needs_python

@@ -48,3 +48,6 @@ class Within:
 
     def reaching(self, hosts: Sequence[str]) -> Within:
         return replace(self, hosts=hosts)
+
+    def writing(self, folder: Path) -> Within:
+        return replace(self, write=folder)

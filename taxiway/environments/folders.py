@@ -206,7 +206,7 @@ def full(reason: str) -> errors.StorageFull:
 def settle(folder: Path) -> None:
     """See every file of a layer on the disk before its mark; for a runtime's thousands os.sync() is quicker."""
     for file in folder.rglob("*"):
-        if file.is_file():
+        if file.is_file() and not file.is_symlink():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
 
@@ -235,6 +235,14 @@ def installed(packages: Path) -> dict[str, str]:
     """The distributions of a site-packages folder: normal name -> version."""
     found = importlib.metadata.distributions(path=[str(packages)])
     return {normal(one.metadata["Name"]): one.version for one in found}
+
+
+def named(packages: Path) -> dict[str, str]:
+    """The same by the names of its folders alone, where a stranger's code has written: nothing in it is opened."""
+    with contextlib.suppress(FileNotFoundError):
+        infos = [each.name.removesuffix(".dist-info") for each in packages.iterdir() if each.suffix == ".dist-info"]
+        return {normal(name): version for name, _, version in (info.rpartition("-") for info in infos) if name}
+    return {}
 
 
 def normal(requirement: str) -> str:

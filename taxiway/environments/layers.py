@@ -1,8 +1,10 @@
 """A person's packages over a runtime -> an interpreter that sees both; the same packages are installed once.
 
-Their own code, a setup.py and what it calls, runs only while wheels are made of them, behind the caller's fence. The
-wheels are then installed into an environment in which none of their code has been, which runs nothing of them; nobody
-here asks the finished environment's interpreter anything, because it would run their .pth files first.
+Their own code, a setup.py and what it calls, runs only while wheels are made of them, behind the caller's fence, where
+it may write beside its wheel and nowhere else. The wheels are then installed into an environment in which none of their
+code has been, which runs nothing of them; nobody here asks the finished environment's interpreter anything, because it
+would run their .pth files first. What is required and comes as source alone goes into a folder of its own, behind the
+fence, of which only the names are read.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from taxiway import errors
+from taxiway import errors, files
 from taxiway.environments import folders, indexes, packages, pythons, requirements, runtimes, uv
 from taxiway.environments.fences import Fence, Within
 from taxiway.environments.folders import normal
@@ -23,6 +25,9 @@ from taxiway.environments.progress import Progress, Say, tell
 from taxiway.environments.runtimes import Choice
 
 BUILD_S = 900.0  # for a person's packages to be built: some are C++, and some never end
+SOURCE = "source"  # below a layer: what comes as source alone
+PIN = re.compile(r"[A-Za-z0-9][\w.-]*(\[[\w.,-]*\])? ?(==| @ )\S.*", re.ASCII)
+LARGEST = 1024 * 1024  # bytes of pins
 # What uv says of a requirement that it may not build and of which there is no wheel.
 SOURCE_ONLY = re.compile(r"no usable wheels|[Bb]uilding source distributions? .*disabled|has no wheels")
 
@@ -69,37 +74,39 @@ def _build(
     made: dict[Path, Path] = {}  # archive -> its wheel
     try:
         uv.venv(folder, choice.base, choice.key, turn)
-        read = [*pythons.behind(choice.base), runtimes.path(choice)]
-        within = Within(fence, read, folder) if fence else None
+        within = Within(fence, [folder, *pythons.behind(choice.base), runtimes.path(choice)], folder) if fence else None
         below = folders.site(runtimes.path(choice), choice.python)
         # addsitedir and not a bare path, so that the runtime's own .pth files (setuptools' distutils) count as well.
-        (site / "_runtime.pth").write_text(f"import site; site.addsitedir({str(below)!r})\n", encoding="utf-8")
+        _write(site / "_runtime.pth", [f"import site; site.addsitedir({str(below)!r})"])
         tell(say, Progress("build", f"Installing {names}"))
         for index, archive in enumerate(archives):
             place = folder / "packages" / str(index)
-            made[archive] = _wheel(choice, interpreter, archive, place, turn, say, within)
+            made[archive] = _wheel(choice, interpreter, archive, place, turn, say, within and within.writing(place))
     except uv.Failed as failure:
         raise _told(f"{names} could not be installed.", failure, folder) from None
-    said = {archive: packages.unfold(wheel, wheel.parent) for archive, wheel in made.items()}
+    said = {archive: packages.unfold(wheel, folder / "said" / wheel.parent.name) for archive, wheel in made.items()}
     packages.must_be_importable(said)
     beside = list(said.values())
     wanted = [
         line for one in importlib.metadata.distributions(path=list(map(str, beside))) for line in one.requires or []
     ]
     lacking = requirements.unmet(interpreter, wanted, choice.runtime.provides, beside=beside)
+    alone = folder / SOURCE
     try:
-        pins, source = _solved(folder, choice, lacking, beside, turn, say, within)
-        _put(folder, choice, list(made.values()), pins, turn, say, within, source=source)
+        pins, source = _solved(folder, choice, lacking, beside, turn, say, within and within.writing(alone))
+        if source:
+            _put_source(folder, choice, pins, turn, say, within and within.writing(alone))
+        _put(folder, choice, list(made.values()), [] if source else pins, turn, say)
     except uv.Failed as failure:
         what = f"{names} requires {', '.join(lacking)}, which runtime {choice.runtime.version} does not hold"
         sentence = f"{what} and which could not be installed." if lacking else f"{names} could not be installed."
         raise _told(sentence, failure, folder) from None
-    there = folders.installed(site)
+    there = {**folders.named(alone / "site"), **folders.installed(site)}
     _must_be_there(archive.name for archive, wheel in made.items() if normal(wheel.name.split("-")[0]) not in there)
     _must_be_there(line for line in pins if normal(line) and normal(line) not in there)
-    for leftover in ("packages", "uv"):
+    for leftover in ("packages", "said", f"{SOURCE}/uv"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
-    folders.settle(site)
+    folders.settle(folder)
     return {"runtime": choice.key, "packages": there, "unread": packages.uncompiled(site)}
 
 
@@ -121,7 +128,7 @@ def _wheel(
         uv.run(build, turn, say, seconds=BUILD_S, within=within)
     except uv.Failed as failure:
         raise type(failure)(str(failure).replace(kept.name, archive.name)) from None
-    wheels = list(place.glob("*.whl"))
+    wheels = [each for each in place.glob("*.whl") if each.is_file() and not each.is_symlink()]
     _must_be_there([] if wheels else [archive.name])
     return wheels[0]
 
@@ -146,9 +153,10 @@ def _solved(
     have |= {name: version for each in beside for name, version in folders.installed(each).items()}
     have |= {name: have[other] for name, other in choice.runtime.provides.items() if other in have}
     asked = {normal(line) for line in lacking}  # a package that asks for another version than the runtime's gets it
-    wanted, pins, solved = (folder / name for name in ("unmet.in", "have.txt", "solved.txt"))
-    wanted.write_text("".join(f"{line}\n" for line in lacking), encoding="utf-8")
-    pins.write_text("".join(f"{n}=={v}\n" for n, v in sorted(have.items()) if n not in asked), encoding="utf-8")
+    wanted, pins, solved = (folder / name for name in ("unmet.in", "have.txt", f"{SOURCE}/solved.txt"))
+    solved.parent.mkdir()
+    _write(wanted, lacking)
+    _write(pins, [f"{name}=={version}" for name, version in sorted(have.items()) if name not in asked])
     tell(say, Progress("download", f"Also required: {', '.join(lacking)}"))
     solve = ["pip", "compile", "--no-header", "--no-annotate", "--constraints", str(pins), "--output-file", str(solved)]
     solve += ["--python", str(choice.base), str(wanted)]
@@ -162,28 +170,35 @@ def _solved(
             source = True
     if source:
         uv.run(solve, turn, say, seconds=BUILD_S, within=within and within.reaching(indexes.hosts()))
-    lines = [line for line in solved.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in files.strangers(solved, LARGEST).decode().splitlines() if line.strip()]
+    if not all(map(PIN.fullmatch, lines)):  # behind the fence anybody could have written there
+        raise uv.Failed("What is required could not be solved.")
     return [line for line in lines if have.get(normal(line)) != line.partition("==")[2].strip()], source
 
 
-def _put(
-    folder: Path,
-    choice: Choice,
-    wheels: list[Path],
-    pins: list[str],
-    turn: int,
-    say: Say | None,
-    within: Within | None,
-    *,
-    source: bool,
+def _put_source(
+    folder: Path, choice: Choice, pins: list[str], turn: int, say: Say | None, within: Within | None
 ) -> None:
+    """Build and install the pins into a folder of their own, which the environment sees between itself and the runtime:
+    .pth files count in the order of their names."""
+    target = folder / SOURCE / "site"
+    _write(folder / "pins.txt", pins)
+    put = ["pip", "install", "--no-deps", "--requirements", str(folder / "pins.txt"), "--target", str(target)]
+    put += ["--python", str(choice.base), *([] if choice.python == "3.6" else ["--compile-bytecode"])]
+    uv.run(put, turn, say, seconds=BUILD_S, within=within and within.reaching(indexes.hosts()))
+    _write(folders.site(folder, choice.python) / "_built.pth", [f"import site; site.addsitedir({str(target)!r})"])
+
+
+def _put(folder: Path, choice: Choice, wheels: list[Path], pins: list[str], turn: int, say: Say | None) -> None:
     """Install the wheels and the pins into the environment, and compile all modules there."""
-    (folder / "pins.txt").write_text("".join(f"{line}\n" for line in pins), encoding="utf-8")
-    put = ["pip", "install", "--no-deps", *map(str, wheels), "--requirements", str(folder / "pins.txt")]
-    put += ["--python", str(folders.interpreter(folder)), *([] if source else ["--no-build"])]
-    behind = within.reaching(indexes.hosts()) if within and source else None
-    uv.run(put, turn, say, seconds=BUILD_S, within=behind)
+    _write(folder / "pins.txt", pins)
+    put = ["pip", "install", "--no-deps", "--no-build", *map(str, wheels), "--requirements", str(folder / "pins.txt")]
+    uv.run([*put, "--python", str(folders.interpreter(folder))], turn, say)
     uv.compiled(choice.base, folders.site(folder, choice.python), turn)
+
+
+def _write(file: Path, lines: list[str]) -> None:
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _must_be_there(missing: Iterable[str]) -> None:

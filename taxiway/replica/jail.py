@@ -16,7 +16,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +112,12 @@ def opened() -> Iterator[Jail]:
             process = _hold(its)
         with process:
             try:
-                yield from _handed(ours, 0, process)
+                ours.settimeout(START_S)
+                try:
+                    pid, ends = _received(ours, process)
+                except OSError as error:
+                    raise _refused(error) from error
+                yield from _handed(pid, ends)
             finally:
                 process.kill()
 
@@ -123,8 +128,9 @@ def joined(folder: Path, place: int) -> Iterator[Jail]:
     until the last one has gone. Raises Lacking."""
     if lack := _lack():
         raise Lacking(lack)
-    for last in (False, False, True):  # the one before us may go in the moment in which we come
-        with socket.socket(socket.AF_UNIX) as ours:
+    with ExitStack() as stack:
+        for last in (False, False, True):  # the one before us may go in the moment in which we come
+            ours = stack.enter_context(socket.socket(socket.AF_UNIX))
             ours.settimeout(START_S)
             process = None
             with _first(folder) as door:
@@ -137,33 +143,32 @@ def joined(folder: Path, place: int) -> Iterator[Jail]:
                     _knock(ours, door)
             try:
                 ours.sendall(str(place).encode())
-                held = _handed(ours, place, process)
-                first = next(held)
-            except (OSError, Lacking) as error:
+                pid, ends = _received(ours, process)
+                break
+            except OSError as error:
                 if last:
-                    why = _last_words(process) if process else error
-                    raise Lacking(f"nobody holds the network of these replicas: {why}") from error
-                continue
-            try:
-                yield first
-            finally:
-                held.close()
-            return
+                    raise _refused(error) from error
+        yield from _handed(pid, ends, place)
 
 
-def _handed(ours: socket.socket, place: int, process: subprocess.Popen[bytes] | None) -> Generator[Jail, None, None]:
-    try:
-        ours.settimeout(START_S)
-        pid, ends, *_ = socket.recv_fds(ours, 64, holder.ENDS)
-        if len(ends) < holder.ENDS:
-            raise OSError(_last_words(process) if process else "its holder has ended")
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Lacking(f"this machine lets nobody make a network of one's own ({error}). {_help()}") from error
+def _received(ours: socket.socket, process: subprocess.Popen[bytes] | None) -> tuple[int, list[int]]:
+    """The holder's number and its ends. Raises OSError, with the holder's words if it is the `process` and ended."""
+    pid, ends, *_ = socket.recv_fds(ours, 64, holder.ENDS)
+    if len(ends) < holder.ENDS:
+        raise OSError(_last_words(process) if process else "its holder has ended")
+    return int(pid), list(ends)
+
+
+def _refused(error: OSError) -> Lacking:
+    return Lacking(f"this machine lets nobody make a network of one's own ({error}). {_help()}")
+
+
+def _handed(pid: int, ends: Sequence[int], place: int = 0) -> Iterator[Jail]:
     sockets = [socket.socket(fileno=each) for each in ends]
     calls = syscalls.program()
     try:
         google, plain, metadata, proxy = sockets
-        held = Jail(int(pid), google, plain, metadata, proxy, calls, place)
+        held = Jail(pid, google, plain, metadata, proxy, calls, place)
         _try(held)
         yield held
     finally:
@@ -332,11 +337,11 @@ def _machine() -> list[str]:
 
 def _files(seen: Seen, scratch: Path, own: int) -> list[str]:
     words: list[str] = []
-    for place, folder in seen.write.items():
-        words += ["--bind", str(folder), place]
-    for folder in sorted(set(seen.read)):
-        if not folder.is_relative_to("/usr"):
-            words += ["--ro-bind", str(folder), str(folder)]
+    binds = {str(folder): ("--ro-bind", folder) for folder in seen.read if not folder.is_relative_to("/usr")}
+    binds |= {place: ("--bind", folder) for place, folder in seen.write.items()}
+    for place in sorted(binds, key=lambda each: Path(each).parts):  # what lies in another one is laid over it
+        how, folder = binds[place]
+        words += [how, str(folder), place]
     for each in (*DRIVER, *seen.devices) if seen.devices else ():
         words += ["--dev-bind-try", f"/dev/{each}", f"/dev/{each}"]
     words += ["--ro-bind", str(seen.bundle), BUNDLE]
