@@ -7,7 +7,10 @@ under tags. Formats: TensorFlow's record_writer.h, event.proto, summary.proto an
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 LENGTH, CHECKSUM = 8, 4  # bytes; the checksums are not looked at: a torn record has no whole data, and is the last
 VARINT, EIGHT, BYTES, FOUR = 0, 1, 2, 5  # protobuf's wire types
@@ -33,6 +36,16 @@ def scalars(data: bytes, tag: str) -> Iterator[tuple[int, float]]:
             for field, value in _fields(summary):
                 if field == 1 and isinstance(value, bytes) and (found := _value(value, tag.encode())) is not None:
                     yield step, found
+
+
+def thinned(values: Sequence[T], most: int) -> list[T]:
+    """At most so many of them, in their order and evenly spaced, the last one among them.
+
+    >>> thinned([1, 2, 3, 4, 5, 6, 7], 3)
+    [3, 5, 7]
+    """
+    count = min(most, len(values))
+    return [values[(place + 1) * len(values) // count - 1] for place in range(count)]
 
 
 def _records(data: bytes) -> Iterator[bytes]:

@@ -91,16 +91,17 @@ def test_a_trial_is_told_who_it_is_and_reports_by_event_files_as_well(lab):
     assert os.environ["CLOUD_ML_HP_METRIC_TAG"] == "loss"
     where = told.job_dir if os.environ["CLOUD_ML_TRIAL_ID"] == "1" else "logs"
     with tf.summary.create_file_writer(where + "/train").as_default():
-        tf.summary.scalar("loss", 5.0, step=1)
-        tf.summary.scalar("other", 0.0, step=3)
-        tf.summary.scalar("loss", loss(), step=2)
+        for step in range(1, 3000):
+            tf.summary.scalar("loss", 5.0 + step, step=step)
+        tf.summary.scalar("other", 0.0, step=3001)
+        tf.summary.scalar("loss", loss(), step=3000)
     """
     )
     job = lab.submit(code, **tuning(maxTrials=2, maxParallelTrials=2), jobDir=f"gs://{lab.bucket}/events")
     assert lab.ended(job)["state"] == "SUCCEEDED", lab.said(job)
     for each in trials(lab, job):
         value = (float(each["hyperparameters"]["rate"]) - 0.3) ** 2 + 1 / 1000
-        assert each["finalMetric"] == {"trainingStep": "2", "objectiveValue": pytest.approx(value, rel=1e-5)}
+        assert each["finalMetric"] == {"trainingStep": "3000", "objectiveValue": pytest.approx(value, rel=1e-5)}
 
 
 def test_a_trial_that_fails_is_one_and_too_many_of_them_are_the_jobs_end(lab):
@@ -109,18 +110,22 @@ def test_a_trial_that_fails_is_one_and_too_many_of_them_are_the_jobs_end(lab):
     assert lab.ended(job)["state"] == "SUCCEEDED", lab.said(job)
     states = {each["hyperparameters"]["units"]: each["state"] for each in trials(lab, job)}
     assert states == {"1": "SUCCEEDED", "2": "FAILED", "4": "SUCCEEDED"}
-    job = lab.submit(code, **tuning(UNITS, algorithm="GRID_SEARCH", maxTrials=3, maxFailedTrials=1))
+    job = lab.submit(code, **tuning(UNITS, algorithm="GRID_SEARCH", maxTrials=3, maxFailedTrials=2))
     assert lab.ended(job)["state"] == "SUCCEEDED"
+    job = lab.submit(code, **tuning(UNITS, algorithm="GRID_SEARCH", maxTrials=3, maxFailedTrials=1))
+    assert lab.ended(job)["state"] == "FAILED"
+    assert sorted(each["hyperparameters"]["units"] for each in trials(lab, job)) == ["1", "2"]  # and 4 was not begun
     job = lab.submit(REPORTS + "    sys.exit(3)\n", **tuning(maxTrials=20))
     ended = lab.ended(job)
     assert ended["state"] == "FAILED"
-    assert ended["errorMessage"].startswith(
-        "3 trials failed, which is more than the job may have. The last was trial 3: "
-    )
+    assert ended["errorMessage"].startswith("3 trials failed, which ends the job. The last was trial 3: ")
     assert "exited with a non-zero status of 3" in ended["errorMessage"]
 
 
-@pytest.mark.parametrize("reported", ["report(loss(), tag='elsewhere')", "report(float('nan'))", "pass"])
+PIPE = "where = os.environ['CLOUD_ML_HP_METRIC_FILE']; os.makedirs(os.path.dirname(where)); os.mkfifo(where)"
+
+
+@pytest.mark.parametrize("reported", ["report(loss(), tag='elsewhere')", "report(float('nan'))", "pass", PIPE])
 def test_a_metric_that_never_comes_is_told(lab, reported):
     job = lab.submit(f"{REPORTS}    {reported}\n", **tuning(maxTrials=1))
     ended = lab.ended(job)

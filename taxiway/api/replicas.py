@@ -15,7 +15,7 @@ from taxiway.iam import members
 from taxiway.iam.keys import HOUR
 from taxiway.jobs import queue, tuner
 from taxiway.jobs.studies import Place
-from taxiway.jobs.worker import KIND
+from taxiway.jobs.tuner import KIND
 
 ATTEMPT = "/taxiway/v1/attempts/{attempt}"
 

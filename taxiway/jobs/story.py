@@ -17,7 +17,7 @@ from taxiway.jobs import line, restarts
 from taxiway.jobs.line import Line
 from taxiway.jobs.queue import Job
 from taxiway.jobs.states import State
-from taxiway.jobs.worker import KIND
+from taxiway.jobs.tuner import KIND
 from taxiway.schemas import Duration, Int32, Message, Timestamp, output
 
 

@@ -38,6 +38,7 @@ EVENTS = "tfevents"
 LARGEST = 64 * 1024 * 1024  # bytes of an event file that is read
 FAILED_AT_FIRST = 3  # trials that fail before any is completed, where the job leaves it to us: then it is the trainer
 LOOK_S = 5.0  # between two looks into event files of trials that may be stopped early
+MEASURED = 2000  # measurements of a trial; from there on the last of each report
 SILENT = "It reported no"
 
 
@@ -82,7 +83,7 @@ class Tuner:
         failed = [each for each in trials if each.infeasible]
         going = [each for each in trials if each.state != COMPLETED]
         most = spec.max_failed_trials or 0
-        if len(failed) > most if most else len(failed) >= FAILED_AT_FIRST and len(failed) == len(trials) - len(going):
+        if len(failed) >= most if most else len(failed) >= FAILED_AT_FIRST and len(failed) == len(trials) - len(going):
             self._give_up(job, tries, failed)
             return
         wanted = min(spec.max_trials or 1, studies.MOST_TRIALS)
@@ -108,7 +109,12 @@ class Tuner:
             study = studies.read(rows, place)
             past = (*earlier(rows, job, spec), *studies.past(rows, study))
         question = Question(config=study.config, seed=study.seed, first=study.made + 1, count=count, past=past)
-        answer = self.searcher.ask(question)
+        try:
+            answer = self.searcher.ask(question)
+        except (errors.FailedPrecondition, errors.DeadlineExceeded) as error:  # there is nobody to choose, or too slow
+            if not any(each.state != COMPLETED for each in studies.list_trials(self.db, place)):
+                self._end(job, State.FAILED, f"No more trials could be chosen: {error}")
+            return
 
         def save(tx: sa.Connection) -> list[int]:
             made = studies.add(tx, studies.read(tx, place), answer.points, state=ACTIVE, now=time.time())
@@ -157,7 +163,7 @@ class Tuner:
             return
         self._read_events(job, spec, trial)
         trial = studies.get_trial(self.db, place, trial.number)
-        last = max(trial.measured, key=lambda each: each.place, default=None)
+        last = max(reversed(trial.measured), key=lambda each: each.place, default=None)  # of equals the later one
         if last is None:
             why = f"{SILENT} {tag!r}: report it by hypertune.HyperTune or a scalar summary of that name."
             studies.complete(self.db, place, trial.number, infeasible=True, reason=why, now=time.time())
@@ -211,20 +217,22 @@ class Tuner:
                 studies.complete(self.db, place_of(job), trial.number, infeasible=True, reason=why, now=time.time())
         last = max(failed, key=lambda each: each.ended or 0.0)
         count = f"{len(failed)} {'trial' if len(failed) == 1 else 'trials'} failed"
-        why = (
-            f"{count}, which is more than the job may have. The last was trial {last.number}: {last.infeasible_reason}"
-        )
-        self.crew.end(job, State.FAILED, why)
+        why = f"{count}, which ends the job. The last was trial {last.number}: {last.infeasible_reason}"
+        self._end(job, State.FAILED, why)
 
     def _finish(self, job: Job, spec: HyperparameterSpec, trials: Sequence[Trial]) -> None:
         if not any(each.final for each in trials):
-            self.crew.end(job, State.FAILED, f"None of {len(trials)} trials reported {tuning.tag(spec)!r}.")
+            self._end(job, State.FAILED, f"None of {len(trials)} trials reported {tuning.tag(spec)!r}.")
             return
         best = ordered(trials, spec)[0]
         values = ", ".join(f"{name} = {value}" for name, value in tuning.values(best.parameters).items())
         found = f"trial {best.number}: {tuning.tag(spec)} = {_last(best):g} with {values}"
         self.crew.say(job, f"The best of {len(trials)} trials is {found}.")
-        self.crew.end(job, State.SUCCEEDED)
+        self._end(job, State.SUCCEEDED)
+
+    def _end(self, job: Job, to: State, error: str = "") -> None:
+        self._looked.pop((job.project, job.id), None)
+        self.crew.end(job, to, error)
 
 
 def place_of(job: Job) -> Place:
@@ -234,15 +242,14 @@ def place_of(job: Job) -> Place:
 def measure(
     tx: sa.Connection, place: Place, trial: int, tag: str, found: Sequence[tuple[int, float]], *, now: float
 ) -> None:
-    """Keep what a trial that is not completed reported, (step, value), each once."""
+    """Keep what a trial that is not completed reported, (step, value), each once; of very many those evenly spaced."""
     held = studies.read_trial(tx, place, trial)
     if held.state == COMPLETED:
         return
     known = {(each.step, each.values.get(tag)) for each in held.measured}
-    for step, value in found:
-        if (step, value) not in known:
-            known.add((step, value))
-            studies.measure(tx, place, trial, Measured(step, max(0.0, now - held.created), {tag: value}))
+    new = [each for each in dict.fromkeys(found) if each not in known]
+    for step, value in summaries.thinned(new, max(1, MEASURED - len(known))):
+        studies.measure(tx, place, trial, Measured(step, max(0.0, now - held.created), {tag: value}))
 
 
 def earlier(rows: sa.Connection, job: Job, spec: HyperparameterSpec) -> Iterator[Past]:

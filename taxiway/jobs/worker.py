@@ -31,7 +31,7 @@ from taxiway.jobs.machines import Machines
 from taxiway.jobs.queue import Job
 from taxiway.jobs.searcher import Searcher
 from taxiway.jobs.states import State
-from taxiway.jobs.tuner import Tuner
+from taxiway.jobs.tuner import KIND, Tuner
 from taxiway.settings import Settings
 from taxiway.storage.blobs import Blobs
 
@@ -43,7 +43,6 @@ LOOK_S = 0.02  # between two turns at least, while something is due
 HANDS = 8
 WORDS = 1000  # lines in one commit
 ADOPT_S = 5.0  # a server that has just started hears first what its jobs' replicas did meanwhile
-KIND = "job"
 
 
 class Worker:

@@ -18,14 +18,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from taxiway import errors, handles, summaries
+from taxiway import errors, files, handles, summaries
 from taxiway.plan import METRIC_FILE, Work
 from taxiway.replica.wire import Wire
 
 log = logging.getLogger(__name__)
 
 EVERY_S = 2.0
-MOST = 100  # measurements in one report
+MOST = 500  # measurements in one report; of more those evenly spaced, and the last
 LARGEST = 64 * 1024 * 1024  # bytes of a file that is read; the newest entries of hypertune's are few
 
 
@@ -47,6 +47,7 @@ class _Reporter:
     def __init__(self, folder: Path, tag: str, wire: Wire) -> None:
         self.folder, self.tag, self.wire = folder, tag, wire
         self._told: set[tuple[int, float]] = set()
+        self._read: dict[Path, tuple[int, int]] = {}  # file -> its size and time, as it was read
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
@@ -65,39 +66,43 @@ class _Reporter:
 
     def _report(self) -> None:
         try:
-            new = [each for each in found(self.folder, self.tag) if each not in self._told]
-            for start in range(0, len(new), MOST):
-                self.wire.measure(new[start : start + MOST])
-            self._told.update(new)
+            seen = dict.fromkeys(each for each in self._found() if math.isfinite(each[1]) and each not in self._told)
+            if seen:
+                self.wire.measure(summaries.thinned(list(seen), MOST))
+                self._told.update(seen)
         except errors.Error as error:
             log.warning("measurements were not taken: %s", error)
         except Exception:  # noqa: BLE001 - the edge: a file that nobody can read is no reason to end a trial
             log.error("the metric could not be read\n%s", traceback.format_exc())
 
+    def _found(self) -> Iterator[tuple[int, float]]:
+        """(step, value) of all that files say which have changed, in each file's own order."""
+        yield from hypertunes(self._changed(self.folder / METRIC_FILE.lstrip("/")), self.tag)
+        for file in sorted((self.folder / handles.WORK).rglob("*tfevents*")):
+            yield from summaries.scalars(self._changed(file), self.tag)
 
-def found(folder: Path, tag: str) -> list[tuple[int, float]]:
-    """(step, value) of all that was reported under the tag below an attempt's folder, each once, by their steps."""
-    seen: dict[tuple[int, float], None] = {}
-    for step, value in (*_of_hypertune(folder / METRIC_FILE.lstrip("/"), tag), *_of_events(folder / handles.WORK, tag)):
-        if math.isfinite(value):
-            seen[step, value] = None
-    return sorted(seen)
-
-
-def _of_hypertune(file: Path, tag: str) -> Iterator[tuple[int, float]]:
-    """Its lines are JSON of strings: {"global_step": "10", "timestamp": 1.5, "trial": "1", TAG: "0.93"}."""
-    with suppress(OSError):
-        if file.is_symlink() or file.stat().st_size > LARGEST:
-            return
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError, TypeError, AttributeError):
-                told = json.loads(line)
-                if tag in told:
-                    yield int(float(told.get("global_step") or 0)), float(told[tag])
+    def _changed(self, file: Path) -> bytes:
+        """What a file holds; nothing if it was read as it is, or cannot be: the code may have made anything of it."""
+        try:
+            found = file.lstat()
+            now = (found.st_size, found.st_mtime_ns)
+            if self._read.get(file) == now or file.parent.is_symlink():
+                return b""
+            data = files.strangers(file, LARGEST)
+        except OSError:
+            return b""
+        self._read[file] = now
+        return data
 
 
-def _of_events(folder: Path, tag: str) -> Iterator[tuple[int, float]]:
-    for file in sorted(folder.rglob("*tfevents*")):
-        with suppress(OSError):
-            if file.is_file() and not file.is_symlink() and file.stat().st_size <= LARGEST:
-                yield from summaries.scalars(file.read_bytes(), tag)
+def hypertunes(data: bytes, tag: str) -> Iterator[tuple[int, float]]:
+    """(step, value) of cloudml-hypertune's lines, which are JSON of strings.
+
+    >>> list(hypertunes(b'{"global_step": "10", "timestamp": 1.5, "trial": "1", "loss": "0.93"}', "loss"))
+    [(10, 0.93)]
+    """
+    for line in data.decode("utf-8", "replace").splitlines():
+        with suppress(ValueError, TypeError, AttributeError):
+            told = json.loads(line)
+            if tag in told:
+                yield int(float(told.get("global_step") or 0)), float(told[tag])
