@@ -32,6 +32,11 @@ def notes(told, found=LARGE):
     return on(found).notes(told)
 
 
+def share(made, told):
+    """The processors and bytes that the master gets."""
+    return made.seats(told)[0][1:3]
+
+
 # --- what may be asked for ---
 
 
@@ -40,19 +45,19 @@ def test_every_named_tier_is_taken_on_every_host(tier):
     told = TrainingInput(scale_tier=tier)
     for found in (SMALL, LARGE, WITH_GPUS):
         assert faults(told, found) == {}
-        share = on(found).share(told)
+        share = on(found).seats(told)[0]
         assert 0 < share.cpus <= found.cpus
         assert 0 < share.memory < found.memory
 
 
 def test_a_named_tier_that_fits_gets_its_machine_and_nothing_is_said():
-    assert on(LARGE).share(TrainingInput()) == machines.Share(4, 15 * GIB)
+    assert share(on(LARGE), TrainingInput()) == (4, 15 * GIB)
     assert notes(TrainingInput(scale_tier="BASIC")) == []
 
 
 def test_a_named_tier_that_does_not_fit_runs_scaled_down_and_says_so():
     told = TrainingInput(scale_tier="BASIC")
-    assert on(SMALL).share(told) == machines.Share(2, 7 * GIB)
+    assert share(on(SMALL), told) == (2, 7 * GIB)
     ((severity, sentence),) = notes(told, SMALL)
     assert severity == "INFO"
     assert sentence == (
@@ -90,8 +95,8 @@ def test_of_several_machines_the_log_says_how_many_run_and_with_what(told, here,
 
 
 def test_custom_gives_what_its_machine_has():
-    assert on(LARGE).share(custom("n1-highmem-8")) == machines.Share(8, 52 * GIB)
-    assert on(LARGE).share(custom("complex_model_s")) == machines.Share(8, int(7.2 * GIB))
+    assert share(on(LARGE), custom("n1-highmem-8")) == (8, 52 * GIB)
+    assert share(on(LARGE), custom("complex_model_s")) == (8, int(7.2 * GIB))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +273,7 @@ def test_machines_share_the_hosts_processors_and_each_has_its_own_gpus():
 def test_a_machine_as_large_as_the_host_fits_and_leaves_the_server_some_memory():
     nominal = Host(4, int(14.6 * GIB))  # what a machine with 15 GiB has for its programs
     assert faults(custom(), nominal) == {}
-    assert on(nominal).share(custom()).memory < nominal.memory
+    assert on(nominal).seats(custom())[0].memory < nominal.memory
 
 
 # --- accelerators ---
@@ -390,9 +395,9 @@ def test_a_home_adds_rows_and_replaces_them(tmp_path):
         'NVIDIA_TESLA_V100 = { units = 1, models = ["H100"] }\n'
     )
     made = machines.read(tmp_path, on=Host(64, 512 * GIB, (Gpu(0, "NVIDIA H100 80GB HBM3"),)))
-    assert made.share(TrainingInput()) == machines.Share(1.5, 2 * GIB)
-    assert made.share(custom("desk-1")) == machines.Share(1, GIB)
-    assert made.share(custom("n1-highmem-8")).cpus == 8  # the others stay
+    assert share(made, TrainingInput()) == (1.5, 2 * GIB)
+    assert share(made, custom("desk-1")) == (1, GIB)
+    assert made.seats(custom("n1-highmem-8"))[0].cpus == 8  # the others stay
     v100 = AcceleratorConfig(type="NVIDIA_TESLA_V100", count=1)
     assert made.fitting(made.accelerators(custom(master_config=ReplicaConfig(accelerator_config=v100)))[0]) == (0,)
 

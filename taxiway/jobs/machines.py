@@ -95,14 +95,6 @@ class Role(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """What a replica gets of the host: at most so many CPUs and bytes."""
-
-    cpus: float
-    memory: int
-
-
-@dataclass(frozen=True, slots=True)
 class Machines:
     """The table, and the host that it is laid on."""
 
@@ -138,11 +130,6 @@ class Machines:
         master = msgspec.structs.replace(named["master"], accelerator=tier.accelerator, accelerators=tier.count)
         return {**named, "master": master}
 
-    def share(self, told: TrainingInput) -> Share:
-        """The master's. Its GPUs are given to it when its turn has come: see gpus.py."""
-        machine = self._machine(self.roles(told)["master"].type)
-        return Share(min(machine.cpus, self.host.cpus), min(machine.memory, int(self.host.memory * (1 - KEPT))))
-
     def accelerators(self, told: TrainingInput) -> tuple[str, int]:
         """Which GPUs an input without faults is to have (see `fitting`), and how many in all; ("", 0) for none.
 
@@ -162,7 +149,8 @@ class Machines:
         return tuple(gpu.index for gpu in self._gpus(type_, any_model=tier is not None))
 
     def seats(self, told: TrainingInput, gpus: Sequence[Gpu] = ()) -> list[Seat]:
-        """One for each replica that runs, the primary first, with what it gets of this host, and of the job's GPUs.
+        """One for each replica that runs, the primary first, with what it gets of this host, and of the job's `gpus`,
+        which are given to it when its turn has come (see gpus.py).
 
         CUSTOM runs what it asked for. A named tier keeps at least one of each role, and as many more as there are
         processors for, in its own proportion; where that is less than it says, so in proportion is the memory, which
@@ -174,10 +162,8 @@ class Machines:
             counts = scaled(counts, int(self.host.cpus))
         machines = {role: self._machine(roles[role].type) for role in counts}
         whole = sum(count * machines[role].memory for role, count in counts.items())
-        beside = (
-            1 if told.scale_tier == CUSTOM or not told.hyperparameters else told.hyperparameters.max_parallel_trials
-        )
-        part = min(1.0, self.host.memory * (1 - KEPT) / (whole * (beside or 1)))
+        trials = told.hyperparameters.max_parallel_trials if told.hyperparameters and told.scale_tier != CUSTOM else 1
+        part = min(1.0, self.host.memory * (1 - KEPT) / (whole * (trials or 1)))
         seats, free = [], list(gpus)
         for role, count in counts.items():
             for _ in range(count):
@@ -308,7 +294,7 @@ class Machines:
         return exact or (self.host.gpus if any_model else ())
 
     def _shrunk(self, told: TrainingInput, asked: Role) -> Iterator[Note]:
-        machine, got = self._machine(asked.type), self.share(told)
+        machine, got = self._machine(asked.type), self.seats(told)[0]
         if got.cpus < machine.cpus or got.memory < machine.memory * (1 - KERNEL):
             asks = f"Scale tier {told.scale_tier or 'BASIC'} has a master of {asked.type}, with {machine}"
             gets = f"the job gets at most {host.size(got.cpus, got.memory)}"

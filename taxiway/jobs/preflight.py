@@ -169,7 +169,7 @@ class Preflight:
             raise errors.NotFound(f"{uri} was replaced or deleted while it was looked at. Try again.") from None
 
     def _checks(self, job: Checked, named: Sequence[str], seen: Sequence[Seen]) -> Iterator[str]:
-        told, share = job.training, self.machines.share(job.training)
+        told, share = job.training, self.machines.seats(job.training)[0]
         wanted, count = self.machines.accelerators(told)
         count = min(count, len(self.machines.fitting(wanted)))
         gpus = f" and {count} {'GPU' if count == 1 else 'GPUs'}" if count else ""
