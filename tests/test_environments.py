@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from taxiway import errors, plan
-from taxiway.environments import folders, inventory, layers, progress, pythons, runtimes, uv
+from taxiway.environments import folders, inventory, layers, packages, progress, pythons, runtimes, uv
 from taxiway.handles import Order
 from taxiway.replica.fence import Fence
 
@@ -690,6 +690,17 @@ def test_what_is_required_and_comes_as_source_alone_is_built_behind_the_fence_if
     seen = run(python, "import importlib.metadata as m, stone; print(m.metadata('stone')['Summary'])").split(",")
     assert ("workspace" in seen) is fenced
     assert not (python.parent.parent / "uv").exists()
+
+
+def test_a_wheel_that_swells_when_it_is_unpacked_is_refused_before_it_is(choice, tmp_path, monkeypatch):
+    monkeypatch.setattr(packages, "WHOLE", 1 << 20)
+    swollen = wheel(tmp_path, "swollen", "1.0", {"swollen.py": "#" * (3 << 20)})
+    with pytest.raises(
+        errors.FailedPrecondition, match=r"It unpacks to 3 MiB, and there is room for 1 MiB\. What your"
+    ):
+        layers.ensure(choice, [swollen])
+    fits = wheel(tmp_path, "fits", "1.0", {"fits.py": "#" * 1000})
+    assert installed(layers.ensure(choice, [fits])) == {"fits": "1.0"}
 
 
 def test_a_requirement_that_cannot_be_had_is_named(choice, tmp_path):

@@ -28,6 +28,9 @@ OLD = re.compile(
     r"^\s*(print|exec)\s+[^\s(=.,]|^\s*except\s+[^(:]+,\s*\w+\s*:|^\s*raise\s+\w+\s*,|<>|\b[uU][rR]['\"]|`"
 )
 SOURCES = Path(__file__).parent.parent / "runners" / "sources.py"
+MIB = 1024 * 1024
+WHOLE = 8 * 1024 * MIB  # bytes that one wheel may unpack to, as far as half of the disk's room goes
+LONGEST = 64 * MIB  # bytes of what a wheel says of itself
 TOLD = ("METADATA", "RECORD")  # of a wheel's dist-info: what it is and requires, and its files
 ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip", ".whl")  # what uv installs from
 
@@ -85,18 +88,30 @@ def _read_member(package: Path, name: str) -> str:
 def unfold(wheel: Path, folder: Path) -> Path:
     """What a wheel says of itself, as a folder that importlib.metadata reads like site-packages; its code stays in it.
 
-    Raises FailedPrecondition for a file that is no wheel.
+    Raises FailedPrecondition for a file that is no wheel, or that unpacks to more than there should be room for: what a
+    build made of a package may be larger than the package was.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
-            said = [each for each in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/(METADATA|RECORD)", each)]
-            if len(said) != len(TOLD):
+            members = archive.infolist()
+            said = [each for each in members if re.fullmatch(r"[^/]+\.dist-info/(METADATA|RECORD)", each.filename)]
+            if len(said) != len(TOLD) or sum(each.file_size for each in said) > LONGEST:
                 raise zipfile.BadZipFile("it should hold one *.dist-info/METADATA and one *.dist-info/RECORD")
+            _must_fit(wheel, sum(each.file_size for each in members))
             for each in said:
                 archive.extract(each, folder)
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, zlib.error) as error:
         raise errors.FailedPrecondition(f"{wheel.name} could not be installed.\nIt is no wheel: {error}.") from None
     return folder
+
+
+def _must_fit(wheel: Path, unpacked: int) -> None:
+    room = min(WHOLE, shutil.disk_usage(wheel.parent).free // 2)
+    if unpacked > room:
+        raise errors.FailedPrecondition(
+            f"{wheel.name} could not be installed.\nIt unpacks to {unpacked // MIB} MiB, and there is room for "
+            f"{room // MIB} MiB. What your code reads belongs on gs://, and not into its package."
+        )
 
 
 def must_be_importable(packages: Mapping[Path, Path]) -> None:
